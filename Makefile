@@ -1,0 +1,53 @@
+# The few verbs; `make help` lists them. CI calls the same ones.
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.stamp
+# A CPU or CUDA build of PyTorch: TORCH_INDEX=<the index that PyTorch's install page names for it> make setup
+TORCH_INDEX ?=
+ARGS ?=
+export FLWR_TELEMETRY_ENABLED := 0
+export FLWR_DISABLE_UPDATE_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint types unit e2e bench clean
+
+help:  ## list these verbs
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+setup: $(STAMP)  ## make .venv with everything in it (skipped when nothing changed)
+
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Silo needs Python 3.11 or newer; set PYTHON=/path/to/python3.11" >&2; exit 3; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@test -z "$(TORCH_INDEX)" || $(BIN)/pip install --disable-pip-version-check -q torch==2.13.0 --index-url $(TORCH_INDEX)
+	$(BIN)/pip install --disable-pip-version-check -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: setup  ## train one private model across four real hospitals (ARGS="--epsilon 1 --rounds 5")
+	@$(BIN)/silo demo $(ARGS)
+
+test: setup lint types unit e2e  ## every check that CI runs
+
+lint: setup  ## style, formatting and layers
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports
+
+types: setup  ## mypy, strict
+	@$(BIN)/mypy
+
+unit: setup  ## unit, vector, property, contract and CLI tests
+	@$(BIN)/pytest tests/unit tests/vectors tests/properties tests/contract tests/cli $(ARGS)
+
+e2e: setup  ## whole runs on real components
+	@$(BIN)/pytest tests/e2e $(ARGS)
+
+bench: setup bench-heart  ## every benchmark; make bench-NAME runs one
+
+bench-%: setup
+	@$(BIN)/python -m benchmarks.$* $(ARGS)
+
+clean:  ## remove the environment and caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
