@@ -5,7 +5,7 @@
     ├── EncodingError         values that cannot be encoded (NaN, out of range, too many)
     ├── WireError             bytes that are malformed, truncated or foreign; raised before any native parser runs
     ├── SignatureError        a signature or sender that does not hold
-    ├── KeyUseError             a key that is missing, unreadable, unprotected or of the wrong kind
+    ├── KeyUseError           a key that is missing, unreadable, unprotected or of the wrong kind
     ├── ProtocolError         a message out of turn: wrong round, duplicate, too few, too many
     └── VerificationError     an opened sum that is not the sum of what was uploaded
 
@@ -53,4 +53,11 @@ class ProtocolError(CryptoError):
 
 
 class VerificationError(CryptoError):
-    """An opened sum is not the sum of the uploads it claims; the epoch's key must not be used again."""
+    """An opened sum is not the sum of the uploads it claims; the epoch's key must not be used again.
+
+    ``silos`` names those whose upload is at fault, where that can be known.
+    """
+
+    def __init__(self, what: str, *, where: str = "", fix: str = "", silos: tuple[str, ...] = ()) -> None:
+        super().__init__(what, where=where, fix=fix)
+        self.silos = silos

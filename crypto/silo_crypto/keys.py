@@ -204,7 +204,7 @@ def _sealing_key(raw: bytes) -> Any:
 
 
 def _passphrase(passphrase: bytes | str) -> str:
-    """Return the passphrase as pycryptodome takes it: it encodes text as Latin-1, so bytes survive and UTF-8 does too."""
+    """Return what pycryptodome takes: it encodes text as Latin-1, so this carries any bytes through."""
     if not passphrase:
         raise KeyUseError("keys are never stored without a passphrase", fix="set SILO_PASSPHRASE")
     return (passphrase.encode() if isinstance(passphrase, str) else passphrase).decode("latin-1")

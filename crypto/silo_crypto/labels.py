@@ -1,9 +1,11 @@
 """Domain-separation labels: every hash, XOF, KDF, signature and AAD of the protocol starts with exactly one of these.
 
+A zero byte follows the label wherever more input does, because ``silo/v1/a`` begins ``silo/v1/aggregate``.
 A label is never reused for a second purpose, and a changed construction gets a new version.
 """
 
 HEADER = b"silo/v1/header"
+PARAMETERS = b"silo/v1/parameters"
 UPLOAD = b"silo/v1/upload"
 AGGREGATE = b"silo/v1/aggregate"
 KEYBOX = b"silo/v1/keybox"
@@ -17,3 +19,13 @@ SHARE = b"silo/v1/share"
 MASK = b"silo/v1/mask"
 PAD = b"silo/v1/pad"
 TEST = b"silo/v1/test"
+DEAL = b"silo/v1/deal"
+GROUP = b"silo/v1/group"
+PAIR = b"silo/v1/pair"
+OWN_KEY = b"silo/v1/own-key"
+EPOCH = b"silo/v1/epoch"
+START = b"silo/v1/start"
+PROPOSE = b"silo/v1/propose"
+REQUEST = b"silo/v1/request"
+DEALT = b"silo/v1/dealt"
+TESTED = b"silo/v1/tested"

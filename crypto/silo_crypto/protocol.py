@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from silo_crypto import labels
 
 Custody = Literal["shared", "threshold"]
+Payload = bytes | memoryview
 Fields = NDArray[np.uint32]
 Sums = NDArray[np.int64]
 
@@ -90,7 +91,7 @@ class Encryptor(Protocol):
 class Adder(Protocol):
     """The aggregator's side. It holds no key, and its public state is enough for another machine to take over."""
 
-    def add(self, sender: str, payload: bytes) -> None:
+    def add(self, sender: str, payload: Payload) -> None:
         """Add one member's payload, after its wire checks; a second one from the same sender is refused."""
         ...
 
@@ -102,6 +103,6 @@ class Adder(Protocol):
 class Opener(Protocol):
     """A silo's side of an aggregate."""
 
-    def open(self, header: Header, payload: bytes, length: int) -> Sums:
+    def open(self, header: Header, payload: Payload, length: int) -> Sums:
         """Return the exact sums of the first ``length`` fields, shape (length,), int64."""
         ...
