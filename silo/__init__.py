@@ -1,7 +1,27 @@
 """Silo: institutions that may not share records train one model together.
 
 Nothing heavy is imported here: ``silo --help`` must stay under a second, so torch, Flower, Opacus and TenSEAL are
-imported by the modules that use them, when they are used.
+imported by the modules that use them, when they are used. The researcher's names are looked up when first asked for
+(PEP 562).
 """
 
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from silo.api import Encryption, Experiment, FedAvg, LocalDP, Records, load_experiment
+
 __version__ = "0.1.0"
+
+__all__ = ["Encryption", "Experiment", "FedAvg", "LocalDP", "Records", "load_experiment"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'silo' has no attribute {name!r}")
+    from silo import api
+
+    return getattr(api, name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,42 @@
+"""The public schemas Silo knows.
+
+Ranges are those of clinical practice, from the sources named beside them, never minima, maxima or means of the
+records: those would be statistics of private data and would need privacy budget.
+"""
+
+from __future__ import annotations
+
+from silo.api.records import Categorical, Numeric, Schema
+
+HEART = Schema(
+    "uci-heart",
+    (
+        # Adults referred to coronary angiography.
+        Numeric("age", 20, 90, "years", valid_low=0, valid_high=130),
+        Categorical("sex", ("Female", "Male")),
+        # Chest pain in the classes of Diamond and Forrester, N Engl J Med 1979; 300:1350.
+        Categorical("cp", ("typical angina", "atypical angina", "non-anginal", "asymptomatic")),
+        # Resting systolic pressure: 2018 ESC/ESH guidelines (Eur Heart J 2018; 39:3021), optimal below 120, grade 3
+        # hypertension from 180; below 80 is shock. Under 40 or over 350 is not a reading.
+        Numeric("trestbps", 80, 200, "mm Hg", valid_low=40, valid_high=350),
+        # Serum cholesterol: NCEP ATP III (JAMA 2001; 285:2486), desirable below 200, high from 240; severe familial
+        # hypercholesterolaemia lies above 400. Nobody's is under 20: 0 is a cell that was not filled in.
+        Numeric("chol", 100, 400, "mg/dl", valid_low=20, valid_high=2000),
+        Categorical("fbs", ("FALSE", "TRUE")),  # fasting glucose above 120 mg/dl
+        Categorical("restecg", ("normal", "st-t abnormality", "lv hypertrophy")),
+        # Maximal heart rate in exercise: 208 - 0.7 age, standard deviation 10 (Tanaka et al., J Am Coll Cardiol 2001;
+        # 37:153), so 200 at age 20 at most; 60 is a resting rate.
+        Numeric("thalch", 60, 200, "1/min", valid_low=20, valid_high=300),
+        Categorical("exang", ("FALSE", "TRUE")),
+        # ST depression in exercise: ACC/AHA exercise testing guidelines (Circulation 2002; 106:1883), abnormal from
+        # 1 mm, marked from 2 mm; negative is elevation.
+        Numeric("oldpeak", -2, 6, "mm", valid_low=-20, valid_high=20),
+        Categorical("slope", ("upsloping", "flat", "downsloping")),
+        Numeric("ca", 0, 3, "vessels", valid_low=0, valid_high=3),  # coloured by fluoroscopy, of three
+        Categorical("thal", ("normal", "fixed defect", "reversable defect")),  # spelt as in the source
+        # Disease: 0 none (no narrowing above 50 %), 1 to 4 some.
+        Numeric("num", 0, 4, "grade", valid_low=0, valid_high=4),
+    ),
+)
+
+SCHEMAS: tuple[Schema, ...] = (HEART,)
