@@ -1,0 +1,214 @@
+"""The fence around SEAL: the only module that imports TenSEAL. NumPy residues on one side, SEAL's objects on the other.
+
+Invariant: SEAL's parser is fed only streams that this module composed, from constants of its own context and from
+residues that were checked to be below their primes. No length, header or compressed byte from outside reaches it.
+
+``tenseal.sealapi`` (0.3.18, SEAL 4.3) saves and loads by path only, and saves with zstd. A memfd serves as the path;
+the stream that SEAL just wrote is decompressed and compared, byte by byte but for the residues and the seed, with what
+this module would have written. Layouts, little-endian, uncompressed::
+
+    stream      <HBBBBHQ  magic 0xA15E, header size 16, version 4.3, compression, 0, bytes in all; then the body
+    array       stream header, u64 count, count x u64
+    ciphertext  parms_id 32s, is_ntt u8, polynomials u64, degree u64, primes u64, scale f64, correction u64, array
+                [, if seeded: stream header, u8 generator (1 = BLAKE2xb), 64s seed; the array holds c0 only]
+    plaintext   parms_id 32s (zeros), coefficients u64, scale f64, array
+    secret key  as a plaintext, with the key level's parms_id and the NTT form of s modulo all three primes
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import struct
+import sys
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import zstandard
+from numpy.typing import NDArray
+
+from silo_crypto.errors import CryptoError
+from silo_crypto.parameters import DEGREE, KEY_PRIME, PLAIN_MODULUS, PRIMES
+
+Residues = NDArray[np.uint64]
+SEED_BYTES = 64
+
+_HEADER = struct.Struct("<HBBBBHQ")
+_MAGIC, _VERSION = 0xA15E, (4, 3)
+_PLAIN, _ZSTD = 0, 2
+_BLAKE2XB = 1
+_COUNT = struct.Struct("<Q")
+_CIPHERTEXT = struct.Struct("<32sBQQQdQ")
+_PLAINTEXT = struct.Struct("<32sQd")
+_ARRAY_BYTES = _HEADER.size + _COUNT.size
+_LARGEST_STREAM = 1 << 18  # more than any object of degree 4096 takes
+
+
+class Seal:
+    """SEAL with this package's one encryption setting. Made once a process, by :func:`seal`."""
+
+    def __init__(self) -> None:
+        import tenseal.sealapi as api
+
+        setting = api.EncryptionParameters(api.SCHEME_TYPE.BFV)
+        setting.set_poly_modulus_degree(DEGREE)
+        setting.set_coeff_modulus([api.Modulus(prime) for prime in (*PRIMES, KEY_PRIME)])
+        setting.set_plain_modulus(PLAIN_MODULUS)
+        self._api = api
+        self._context = api.SEALContext(setting, True, api.SEC_LEVEL_TYPE.TC128)
+        if not self._context.parameters_set():
+            raise CryptoError("SEAL refuses the parameters", where=self._context.parameters_error_name())
+        self._evaluator = api.Evaluator(self._context)
+        self._zstd = zstandard.ZstdDecompressor()
+        first = struct.pack("<4Q", *self._context.first_parms_id())
+        key = struct.pack("<4Q", *self._context.key_parms_id())
+        words = len(PRIMES) * DEGREE
+        meta = _CIPHERTEXT.pack(first, 0, 2, DEGREE, len(PRIMES), 1.0, 1)
+        generator = _stream(bytes([_BLAKE2XB]) + bytes(SEED_BYTES))[:-SEED_BYTES]
+        # What stands before the residues of each kind of object, without the outer stream header.
+        self._seeded_prefix = meta + _array_header(words)
+        self._seeded_infix = generator
+        self._full_prefix = meta + _array_header(2 * words)
+        self._plain_prefix = _PLAINTEXT.pack(bytes(32), DEGREE, 1.0) + _array_header(DEGREE)
+        self._key_prefix = _PLAINTEXT.pack(key, words + DEGREE, 1.0) + _array_header(words + DEGREE)
+
+    # Keys: residues have shape (3, DEGREE), NTT form, modulo PRIMES and KEY_PRIME.
+
+    def new_secret(self) -> Any:
+        """Return a uniform ternary secret key from SEAL's generator, seeded by the operating system."""
+        return self._api.KeyGenerator(self._context).secret_key()
+
+    def secret_residues(self, secret: Any) -> Residues:
+        """Return the key as residues, shape (3, DEGREE)."""
+        body = self._saved(secret)
+        return _after(body, self._key_prefix, "secret key").reshape(len(PRIMES) + 1, DEGREE)
+
+    def secret_from(self, residues: Residues) -> Any:
+        """Return the native key for residues that the caller has checked."""
+        return self._loaded(self._api.SecretKey(), self._key_prefix + residues.astype("<u8").tobytes())
+
+    # Ciphertexts: residues have shape (2, DEGREE) a polynomial, coefficient form, modulo PRIMES.
+
+    def encryptor(self, secret: Any) -> Any:
+        """Return a native symmetric encryptor, for :meth:`encrypt`."""
+        return self._api.Encryptor(self._context, secret)
+
+    def decryptor(self, secret: Any) -> Any:
+        """Return a native decryptor, for :meth:`decrypt`."""
+        return self._api.Decryptor(self._context, secret)
+
+    def encrypt(self, encryptor: Any, coefficients: Residues, scratch: Scratch) -> tuple[bytes, Residues]:
+        """Return (64-byte seed of c1, c0 of shape (2, DEGREE)) for (DEGREE,) coefficients below the plain modulus."""
+        plaintext = self._loaded(self._api.Plaintext(), self._plain_prefix + coefficients.tobytes(), scratch)
+        body = self._saved(encryptor.encrypt_symmetric(plaintext), scratch)
+        end = len(body) - SEED_BYTES - len(self._seeded_infix)
+        if body[end : len(body) - SEED_BYTES] != self._seeded_infix:
+            raise CryptoError("SEAL's seeded ciphertext has another layout", fix="install the pinned TenSEAL")
+        c0 = _after(body[:end], self._seeded_prefix, "ciphertext").reshape(len(PRIMES), DEGREE)
+        return body[-SEED_BYTES:], c0
+
+    def from_seed(self, seed: bytes, c0: Residues, scratch: Scratch) -> Any:
+        """Return the native ciphertext (c0, c1 expanded from ``seed``)."""
+        body = b"".join((self._seeded_prefix, c0.tobytes(), self._seeded_infix, seed))
+        return self._loaded(self._api.Ciphertext(), body, scratch)
+
+    def from_residues(self, polynomials: Residues, scratch: Scratch) -> Any:
+        """Return the native ciphertext for (c0, c1), shape (2, 2, DEGREE)."""
+        return self._loaded(self._api.Ciphertext(), self._full_prefix + polynomials.tobytes(), scratch)
+
+    def residues(self, ciphertext: Any, scratch: Scratch) -> Residues:
+        """Return (c0, c1) of a native ciphertext, shape (2, 2, DEGREE)."""
+        body = self._saved(ciphertext, scratch)
+        return _after(body, self._full_prefix, "ciphertext").reshape(2, len(PRIMES), DEGREE)
+
+    def add(self, total: Any, ciphertext: Any) -> None:
+        """Add ``ciphertext`` to ``total`` in place."""
+        self._evaluator.add_inplace(total, ciphertext)
+
+    def decrypt(self, decryptor: Any, ciphertext: Any, scratch: Scratch) -> Residues:
+        """Return the coefficients of the plaintext, shape (DEGREE,), below the plaintext modulus."""
+        plaintext = self._api.Plaintext()
+        decryptor.decrypt(ciphertext, plaintext)
+        body = self._saved(plaintext, scratch)
+        # SEAL drops leading zeros, so the count varies.
+        coefficients: Residues = np.zeros(DEGREE, dtype=np.uint64)
+        count = (len(body) - _PLAINTEXT.size - _ARRAY_BYTES) // 8
+        prefix = _PLAINTEXT.pack(bytes(32), count, 1.0) + _array_header(count)
+        coefficients[:count] = _after(body, prefix, "plaintext")
+        return coefficients
+
+    def _saved(self, native: Any, scratch: Scratch | None = None) -> bytes:
+        """Return the decompressed body of what SEAL itself has just written."""
+        if scratch is None:
+            with Scratch() as scratch:
+                return self._saved(native, scratch)
+        native.save(scratch.path)
+        stream = scratch.read()
+        if stream[: _HEADER.size] != _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, _ZSTD, 0, len(stream)):
+            raise CryptoError("SEAL writes another stream format", fix="install the pinned TenSEAL")
+        frame = memoryview(stream)[_HEADER.size :]
+        if zstandard.frame_content_size(frame) > _LARGEST_STREAM:
+            raise CryptoError("SEAL wrote more than any object of this degree takes")
+        return self._zstd.decompress(frame, max_output_size=_LARGEST_STREAM)
+
+    def _loaded(self, native: Any, body: bytes, scratch: Scratch | None = None) -> Any:
+        if scratch is None:
+            with Scratch() as scratch:
+                return self._loaded(native, body, scratch)
+        scratch.write(_stream(body))
+        native.load(self._context, scratch.path)
+        return native
+
+
+@functools.cache
+def seal() -> Seal:
+    """Return the process's one :class:`Seal`; the first call imports TenSEAL."""
+    return Seal()
+
+
+class Scratch:
+    """A file that only this process can reach, for an interface that takes paths. Used in one thread, then closed.
+
+    On Linux it is a memfd and never touches a disk; elsewhere a temporary file of mode 0600, deleted on exit.
+    """
+
+    def __enter__(self) -> Scratch:
+        if sys.platform == "linux":
+            self._file = os.memfd_create("silo", os.MFD_CLOEXEC)
+            self.path = f"/proc/self/fd/{self._file}"
+        else:
+            self._file, self.path = tempfile.mkstemp()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._file)
+        if sys.platform != "linux":
+            Path(self.path).unlink()
+
+    def read(self) -> bytes:
+        return os.pread(self._file, os.fstat(self._file).st_size, 0)
+
+    def write(self, content: bytes) -> None:
+        os.ftruncate(self._file, len(content))
+        os.pwrite(self._file, content, 0)
+
+
+def _stream(body: bytes) -> bytes:
+    return _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, _PLAIN, 0, _HEADER.size + len(body)) + body
+
+
+def _array_header(count: int) -> bytes:
+    size = _ARRAY_BYTES + 8 * count
+    return _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, _PLAIN, 0, size) + _COUNT.pack(count)
+
+
+def _after(body: bytes, prefix: bytes, kind: str) -> Residues:
+    """Return the words after ``prefix``, which must be exactly what this module would have written."""
+    if not body.startswith(prefix) or (len(body) - len(prefix)) % 8:
+        raise CryptoError(f"SEAL's {kind} has another layout", fix="install the pinned TenSEAL")
+    return np.frombuffer(body, dtype="<u8", offset=len(prefix)).astype(np.uint64, copy=False)
