@@ -1,0 +1,192 @@
+"""Durable files: a small file is there whole or not at all, and a database only grows.
+
+Invariant: what a function here reported as written survives ``kill -9`` and a power cut; a row of an append-only table
+is never changed or removed through SQLite. SQLite runs in WAL mode with ``synchronous=FULL``, so a commit returns
+after the write-ahead log has been flushed (SQLite documentation, "Write-Ahead Logging", section 2.2 and PRAGMA
+synchronous). Triggers keep an honest program from slipping; that somebody rewrote the file itself is found by the
+hashes that the log and the ledger keep.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from silo.errors import ConfigError, VerificationFailed
+
+BUSY_SECONDS = 30.0
+
+
+def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+    """Write ``content`` to ``path`` so that readers see the old file or the whole new one, also after a power cut.
+
+    The file appears with ``mode``, whatever the umask. Raises :class:`ConfigError` if it cannot be written.
+    """
+    temporary = ""
+    try:
+        descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+        with os.fdopen(descriptor, "wb") as file:
+            os.fchmod(file.fileno(), mode)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(path)
+        sync_directory(path.parent)
+    except OSError as error:
+        if temporary:
+            Path(temporary).unlink(missing_ok=True)
+        raise ConfigError(
+            f"cannot write the file: {error.strerror}", where=str(path), fix="check the folder's owner and free space"
+        ) from error
+
+
+def sync_directory(path: Path) -> None:
+    """Flush a directory, so that the names in it survive a power cut."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Database:
+    """One SQLite file of append-only tables, made with mode 0600 when it does not exist.
+
+    ``application`` is the number in the file's header that says whose file it is; ``tables`` maps a table's name to
+    what follows ``CREATE TABLE name``, ``guards`` a trigger's name to what follows ``CREATE TRIGGER name``. Threads of
+    one process take turns, and so do processes. Do not use one object on both sides of a fork.
+    """
+
+    def __init__(
+        self, path: Path, application: int, tables: Mapping[str, str], guards: Mapping[str, str], *, create: bool = True
+    ) -> None:
+        self.path = path
+        self.lock = threading.RLock()
+        if not create and not path.exists():
+            raise ConfigError("no such file", where=str(path), fix="check the path, or run `silo init`")
+        with self._explained():
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its -wal and -shm the same mode
+            self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+        try:
+            with self._explained():
+                self._prepare(application, _schema(tables, guards))
+        except BaseException:
+            self.connection.close()
+            raise
+
+    def _prepare(self, application: int, schema: Mapping[str, str]) -> None:
+        if self._pragma("journal_mode") != "wal":
+            self.connection.execute("PRAGMA journal_mode=WAL")
+        self.connection.execute("PRAGMA synchronous=FULL")
+        if not self._objects():
+            with self.writing():
+                if not self._objects():  # nobody else made them while this process waited
+                    self.connection.execute(f"PRAGMA application_id={application}")
+                    for statement in schema.values():
+                        self.connection.execute(statement)
+        if self._pragma("application_id") != application:
+            raise ConfigError("this is another program's database", where=str(self.path), fix="check the path")
+        self.schema = schema
+        self.check_schema()
+
+    def _pragma(self, name: str) -> Any:
+        return self.connection.execute(f"PRAGMA {name}").fetchone()[0]
+
+    def _objects(self) -> dict[str, str]:
+        rows = self.connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL")
+        return {str(name): str(sql) for name, sql in rows}
+
+    def check_schema(self) -> None:
+        """Raise :class:`VerificationFailed` unless tables and triggers are exactly those that were made."""
+        found = self._objects()
+        for name in sorted(self.schema.keys() | found.keys()):
+            if found.get(name) != self.schema.get(name):
+                raise VerificationFailed(
+                    f"table or trigger {name!r} is missing, added or changed",
+                    where=str(self.path),
+                    fix="somebody edited the file: compare it with its witnesses",
+                )
+
+    def check_pages(self) -> None:
+        """Raise :class:`VerificationFailed` if SQLite finds a page, index or record of the file damaged or missing."""
+        with self.lock, self._explained():
+            report = [str(line) for (line,) in self.connection.execute("PRAGMA integrity_check(10)")]
+        if report != ["ok"]:
+            raise VerificationFailed(
+                f"the database is damaged: {'; '.join(report)}", where=str(self.path), fix="restore it from a copy"
+            )
+
+    @contextlib.contextmanager
+    def writing(self) -> Iterator[sqlite3.Connection]:
+        """Hold the file's only write lock; commit durably at the end, or roll back if the block raises."""
+        with self.lock, self._explained():
+            self.connection.execute("BEGIN IMMEDIATE")
+            try:
+                yield self.connection
+                self.connection.execute("COMMIT")
+            except BaseException:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")
+                raise
+
+    @contextlib.contextmanager
+    def reading(self) -> Iterator[sqlite3.Connection]:
+        """Hold one consistent snapshot for several reads."""
+        with self.lock, self._explained():
+            self.connection.execute("BEGIN")
+            try:
+                yield self.connection
+            finally:
+                if self.connection.in_transaction:
+                    self.connection.execute("ROLLBACK")  # nothing was written: this only drops the snapshot
+
+    @contextlib.contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Turn what SQLite and the system report into errors of the product; our own mistakes stay as they are."""
+        try:
+            yield
+        except (sqlite3.IntegrityError, sqlite3.ProgrammingError):
+            raise
+        except sqlite3.OperationalError as error:
+            raise ConfigError(
+                f"cannot use the database: {error}",
+                where=str(self.path),
+                fix="check its owner, the free space, and that no other program holds it",
+            ) from error
+        except sqlite3.DatabaseError as error:
+            raise VerificationFailed(
+                f"the database is damaged: {error}", where=str(self.path), fix="restore it from a copy"
+            ) from error
+        except OSError as error:
+            raise ConfigError(
+                f"cannot open the database: {error.strerror}", where=str(self.path), fix="check the path and its owner"
+            ) from error
+
+    def close(self) -> None:
+        """Close the file; a later use raises."""
+        with self.lock:
+            self.connection.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _schema(tables: Mapping[str, str], guards: Mapping[str, str]) -> dict[str, str]:
+    """Return every object of the file by name: each table, its two append-only triggers, and further guards."""
+    schema = {name: f"CREATE TABLE {name}{columns}" for name, columns in tables.items()}
+    for table in tables:
+        for verb in ("UPDATE", "DELETE"):
+            name = f"{table}_no_{verb.lower()}"
+            schema[name] = (
+                f"CREATE TRIGGER {name} BEFORE {verb} ON {table} BEGIN SELECT RAISE(ABORT, 'append-only'); END"
+            )
+    return schema | {name: f"CREATE TRIGGER {name} {rest}" for name, rest in guards.items()}
