@@ -37,7 +37,7 @@ RELEASES: tuple[str, ...] = get_args(Release)
 # Bounds on what is accepted at all; a silo's policy is where institutions set what they allow. Above these an
 # epsilon or delta promises nothing, and below MIN_DELTA the distance of our noise from an exact Gaussian
 # (silo.training.noise) would show in delta.
-MAX_EPSILON = 100.0
+MAX_EPSILON = 20.0
 MAX_DELTA = 1e-2
 MIN_DELTA = 1e-9
 MAX_ROUNDS = 10_000

@@ -1,0 +1,180 @@
+"""Epsilon from the noise, and the noise from epsilon.
+
+Every epsilon here is for a public delta, per record, add/remove adjacency, by the privacy loss distribution (PLD)
+accountant of ``dp_accounting`` with pessimistic rounding (Koskela et al. 2020; Doroshenko et al. 2022). Results are
+rounded up, and noise is calibrated so that what is reported afterwards is never above what was asked.
+
+What the accountant is given is what happens: ``PoissonSampled(q, Gaussian(z'))`` once per step, steps as counted by the
+optimiser, and z' a little below the noise multiplier z to cover arithmetic (:func:`effective_multiplier`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from functools import lru_cache
+
+from silo.api import LocalDP
+from silo.errors import ConfigError
+from silo.training.noise import DISTANCE, UNITS
+
+ACCOUNTANT = "pld"
+# float32 norms and clip factors, float64 sums: their relative error is below 1e-5, the margin is PROTOCOL's.
+ARITHMETIC = 2.0**-10
+# The part of delta that is kept for the distance of our noise from the Gaussian.
+DELTA_MARGIN = 2.0**-10
+EPSILON_DECIMALS = 6
+NOISE_DECIMALS = 4
+MIN_NOISE, MAX_NOISE = 1e-2, 1e6
+
+
+def effective_multiplier(noise_multiplier: float, parameters: int) -> float:
+    """Return the multiplier of the continuous Gaussian mechanism that our step is a post-processing of.
+
+    Sensitivity is C (1 + ARITHMETIC) plus sqrt(d) grid steps of sigma / UNITS for rounding the sums; the discrete
+    Gaussian of UNITS steps is the continuous one of variance UNITS^2 - 16, rounded (:mod:`silo.training.noise`).
+    """
+    sensitivity = 1 + ARITHMETIC + noise_multiplier * math.sqrt(parameters) / UNITS
+    return noise_multiplier * math.sqrt(1 - 16 / UNITS**2) / sensitivity
+
+
+@lru_cache(maxsize=512)
+def epsilon_of(noise_multiplier: float, sample_rate: float, steps: int, delta: float, parameters: int = 1) -> float:
+    """Return epsilon at ``delta`` after ``steps`` steps, rounded up to 6 decimals.
+
+    0 after no steps; infinity when delta does not cover the distance of our noise from the Gaussian.
+    """
+    if steps == 0:
+        return 0.0
+    multiplier = effective_multiplier(noise_multiplier, parameters)
+    epsilon = _pld_epsilon(multiplier, sample_rate, steps, delta * (1 - DELTA_MARGIN))
+    if epsilon > 40 or (1 + math.exp(epsilon)) * steps * parameters * DISTANCE > delta * DELTA_MARGIN:
+        return math.inf
+    return float(math.ceil(epsilon * 10**EPSILON_DECIMALS) / 10**EPSILON_DECIMALS)
+
+
+def _pld_epsilon(multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
+    import dp_accounting
+    from dp_accounting import pld
+
+    event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(multiplier)
+    if sample_rate < 1:
+        event = dp_accounting.PoissonSampledDpEvent(sample_rate, event)
+    accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
+    accountant.compose(event, steps)
+    return float(accountant.get_epsilon(delta))
+
+
+@lru_cache(maxsize=64)
+def calibrate(epsilon: float, delta: float, sample_rate: float, steps: int, parameters: int = 1) -> float:
+    """Return a noise multiplier, to 4 decimals, with :func:`epsilon_of` between 0.999 epsilon and epsilon.
+
+    (Below 0.999 only where 4 decimals of the multiplier are too coarse to get there.) Raises
+    :class:`~silo.errors.ConfigError` when no multiplier up to 1e6 is enough.
+    """
+    # The logarithm of epsilon is close to linear in that of the multiplier: secant steps, kept inside a bracket.
+    goal = math.log(epsilon * (1 - 2e-4))
+    low, high = MIN_NOISE, MAX_NOISE
+    points: list[tuple[float, float]] = []
+    multiplier = min(max(2 * sample_rate * math.sqrt(steps) / epsilon, 0.5), 1e3)
+    for _ in range(60):
+        multiplier = math.ceil(multiplier * 10**NOISE_DECIMALS) / 10**NOISE_DECIMALS
+        reached = epsilon_of(multiplier, sample_rate, steps, delta, parameters)
+        if reached <= epsilon:
+            high = multiplier
+        else:
+            low = multiplier
+        if high - low < 1.5 * 10**-NOISE_DECIMALS or 0.999 * epsilon <= reached <= epsilon:
+            break
+        points.append((math.log(multiplier), math.log(reached) if 0 < reached < math.inf else math.inf))
+        multiplier = _secant(points, goal)
+        if not low < multiplier < high:
+            multiplier = math.sqrt(low * high)
+    if high == MAX_NOISE:
+        raise ConfigError(
+            f"no noise gives epsilon {epsilon:g} at delta {delta:g} in {steps} steps",
+            where="LocalDP",
+            fix="raise epsilon or delta, or take fewer steps",
+        )
+    return high
+
+
+def _secant(points: list[tuple[float, float]], goal: float) -> float:
+    """Return where the line through the last two (log multiplier, log epsilon) meets ``goal``; nan if it does not."""
+    x, y = points[-1]
+    if not math.isfinite(y):
+        return math.nan
+    slope = -1.0
+    if len(points) > 1 and math.isfinite(points[-2][1]) and points[-2][0] != x:
+        slope = (points[-2][1] - y) / (points[-2][0] - x)
+    return math.exp(x + max(-3.0, min(3.0, (goal - y) / slope))) if slope < 0 else math.nan
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The public constants of one run's DP-SGD at every silo; they stand in the signed run manifest.
+
+    ``epsilon`` is what was asked for at ``delta``, for all ``rounds`` x ``steps_per_round`` steps; ``parameters`` is d.
+    """
+
+    epsilon: float
+    delta: float
+    clipping_norm: float
+    noise_multiplier: float
+    sample_rate: float
+    steps_per_round: int
+    expected_batch: float
+    learning_rate: float
+    rounds: int
+    parameters: int
+
+    @property
+    def steps(self) -> int:
+        """Steps over the whole run."""
+        return self.rounds * self.steps_per_round
+
+    def epsilon_after(self, steps: int) -> float:
+        """Return epsilon at ``delta`` after ``steps`` private steps, rounded up."""
+        return epsilon_of(self.noise_multiplier, self.sample_rate, steps, self.delta, self.parameters)
+
+    def verify(self) -> None:
+        """Return if the noise is enough for the promise; a silo asks this of a manifest somebody else wrote.
+
+        Raises :class:`~silo.errors.ConfigError` when a number is out of range or the epsilon reached is above the one
+        promised.
+        """
+        LocalDP(
+            epsilon=self.epsilon,
+            delta=self.delta,
+            clipping_norm=self.clipping_norm,
+            sample_rate=self.sample_rate,
+            steps_per_round=self.steps_per_round,
+            expected_batch=self.expected_batch,
+            learning_rate=self.learning_rate,
+        )
+        if self.rounds < 1 or self.parameters < 1 or not MIN_NOISE <= self.noise_multiplier <= MAX_NOISE:
+            raise ConfigError("rounds, parameters or noise_multiplier is out of range", where="privacy plan")
+        reached = self.epsilon_after(self.steps)
+        if reached > self.epsilon:
+            raise ConfigError(
+                f"the noise gives epsilon {reached:g} at delta {self.delta:g}, not {self.epsilon:g}",
+                where="privacy plan",
+                fix="calibrate the noise again for this many rounds and steps",
+            )
+
+
+def make_plan(privacy: LocalDP, rounds: int, parameters: int) -> Plan:
+    """Return the plan that reaches ``privacy.epsilon`` over ``rounds`` for a model of ``parameters`` weights."""
+    steps = rounds * privacy.steps_per_round
+    return Plan(
+        epsilon=float(privacy.epsilon),
+        delta=float(privacy.delta),
+        clipping_norm=float(privacy.clipping_norm),
+        noise_multiplier=calibrate(privacy.epsilon, privacy.delta, privacy.sample_rate, steps, parameters),
+        sample_rate=float(privacy.sample_rate),
+        steps_per_round=privacy.steps_per_round,
+        expected_batch=float(privacy.expected_batch),
+        learning_rate=float(privacy.learning_rate),
+        rounds=rounds,
+        parameters=parameters,
+    )
