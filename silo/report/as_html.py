@@ -20,7 +20,7 @@ from silo.report.blocks import Figure
 from silo.report.model import Report
 from silo.report.sections import document
 
-_MOST_REFERENCES = 2
+_MOST_REFERENCES = 1
 """Log entries linked beside one statement; a round stands in every party's log, and the evidence section lists them
 all."""
 

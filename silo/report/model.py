@@ -19,11 +19,9 @@ from silo.report.facts.utility import Auc
 
 CLAIMS_NOT_MADE: tuple[str, ...] = (
     "That any law, standard or policy is met. This report is evidence for someone who assesses that; the policy "
-    "packs are "
-    "templates, not legal advice.",
+    "packs are templates, not legal advice.",
     "That no person can be recognised from the model. Differential privacy bounds how much one record can change "
-    "what comes "
-    "out; it does not make the bound zero, and it says nothing about what is true of a whole group.",
+    "what comes out; it does not make the bound zero, and it says nothing about what is true of a whole group.",
     "That encryption protects what the model reveals. Encryption protects inputs on their way; it does not protect "
     "outputs.",
     "That what was released without protection (listed above) is covered by the privacy bound.",
@@ -31,8 +29,7 @@ CLAIMS_NOT_MADE: tuple[str, ...] = (
     "only.",
     "That the model is fit for a clinical, financial or other decision.",
     "That the machines of the silos were free of intruders, or that silos did not agree against the protocol beyond "
-    "what the "
-    "key custody withstands.",
+    "what the key custody withstands.",
     "That the cryptography of this product was reviewed by an independent party.",
 )
 """Always printed (NIST SP 800-226 section 4.6). A run may add to them, never take away."""

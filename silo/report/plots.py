@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 
 _SVG = "{http://www.w3.org/2000/svg}"
 _HREF = "{http://www.w3.org/1999/xlink}href"
-_WIDTH = 420  # SVG units, which are CSS pixels at the figure's natural size: 11-unit text stays readable on a phone
-_FONT = 11.5
+_WIDTH = 420  # SVG units, which are CSS pixels at the figure's natural size: 12.5-unit text stays readable on a phone
+_FONT = 12.5
 # Matplotlib needs real colours; these stand for CSS variables and are replaced in the output.
 _INK, _MUTED, _LINE, _BAD = "#000001", "#000002", "#000003", "#000004"
 _SERIES = tuple(f"#0000{code:02x}" for code in range(16, 24))
@@ -41,6 +41,8 @@ def draw(report: Report, name: str, title: str, description: str) -> str:
 
 
 def _auc(report: Report, figure: Figure) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     auc = report.auc
     three = [
         (label, value, band, colour, marker)
@@ -57,7 +59,7 @@ def _auc(report: Report, figure: Figure) -> None:
     course = [(step.round, step.auc) for step in report.rounds if step.auc is not None]
     height = 44 + 30 * len(three) + (225 if len(course) > 1 else 0)
     _resize(figure, height)
-    top = _axes(figure, 132, 8, _WIDTH - 132 - 16, 30 * len(three))
+    top = _axes(figure, 140, 8, _WIDTH - 140 - 16, 30 * len(three))
     for position, (_, value, band, colour, marker) in enumerate(three):
         if band is not None:
             top.plot([band.low, band.high], [position, position], color=colour, lw=2.5, solid_capstyle="butt")
@@ -67,10 +69,11 @@ def _auc(report: Report, figure: Figure) -> None:
     top.tick_params(axis="y", labelcolor=_INK, length=0)
     top.grid(axis="x", color=_LINE, lw=0.8)
     top.spines["left"].set_visible(False)
+    top.xaxis.set_major_locator(MaxNLocator(nbins=5))
     top.set_xlabel("AUC" + (", with intervals" if any(band for _, _, band, *_ in three) else ""))
     if len(course) < 2:
         return
-    below = _axes(figure, 48, height - 178, _WIDTH - 48 - 16, 120)
+    below = _axes(figure, 58, height - 178, _WIDTH - 58 - 16, 120)
     rounds, scores = [at for at, _ in course], [value for _, value in course]
     for label, value, _, colour, _ in three:
         if label != NAMES[1]:
@@ -90,12 +93,12 @@ def _privacy(report: Report, figure: Figure) -> None:
         groups.setdefault(tuple((point.round, point.epsilon) for point in series.points), []).append(series.silo)
     caps = sorted({silo.epsilon_cap for silo in report.permitted if silo.epsilon_cap is not None})
     entries = len(groups) + 1 + len(caps[:2])
-    height = 262 + 17 * entries
+    height = 256 + 19 * entries
     _resize(figure, height)
     axes = _axes(figure, 48, 10, _WIDTH - 48 - 16, 200)
     rounds = sorted({at for points in groups for at, _ in points})
     for position, (points, silos) in enumerate(groups.items()):
-        names = ", ".join(silos) if len(", ".join(silos)) <= 44 else f"{silos[0]} and {len(silos) - 1} more, alike"
+        names = ", ".join(silos) if len(", ".join(silos)) <= 48 else f"{silos[0]} and {len(silos) - 1} more, alike"
         axes.plot(
             [0, *(at for at, _ in points)],
             [0.0, *(value for _, value in points)],

@@ -33,8 +33,8 @@ def readable(text: str, longest: int = LONGEST) -> str:
 
 
 def _deceptive(c: str) -> bool:
-    # Categories C*: control, format (direction marks among them), surrogate, private, unassigned. The two separators break
-    # lines where the writer of a log line chose.
+    # Categories C*: control, format (direction marks among them), surrogate, private, unassigned. The two separators
+    # break lines where the writer of a log line chose.
     return (unicodedata.category(c)[0] == "C" and c != "\n" and c not in _JOINERS) or c in "\u2028\u2029"
 
 

@@ -48,7 +48,7 @@ class Silo(Facts):
 
     `records` counts training records (None: not released). `epsilon` is what this run spent at `delta`;
     `epsilon_before` and `epsilon_left` are its population's ledger before and after, `epsilon_cap` the ledger's
-    cap. `local_auc_missing` says why there is no score ("n/a: 8 negatives"). `upload_bytes` is per round.
+    cap. `local_auc_missing` says why there is no score ("8 negatives in the test part"). `upload_bytes` is per round.
     """
 
     name: Name

@@ -21,15 +21,14 @@ _TERMS: tuple[tuple[str, str], ...] = (
     (
         "Epsilon",
         "How much one record can change what comes out. Smaller is stricter. At 1, any outcome becomes at most 2.7 "
-        "times as "
-        "likely by the presence of one record; at 3, 20 times.",
+        "times as likely by the presence of one record; at 3, 20 times.",
     ),
     ("Federated", "Trained together without moving the records."),
     ("Noise multiplier", "How much noise is added, in units of the clipping norm."),
     (
         "Pooled",
-        "Trained on all records in one place, without privacy: the yardstick, possible here only because the data "
-        "is public.",
+        "Trained on all records in one place, without privacy: the yardstick, possible here only because the data is "
+        "public.",
     ),
     ("Sample rate", "The chance of each record being used in one step."),
     ("Silo", "An institution that trains on its own records."),

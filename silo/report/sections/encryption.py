@@ -13,10 +13,8 @@ def section(report: Report) -> Section:
     blocks: list[Block] = [
         Prose(
             "Encryption protects inputs, not outputs; differential privacy protects outputs. The updates are added "
-            "up while "
-            "encrypted: the aggregator computes the sum without being able to read what it adds. What the sum "
-            "itself reveals "
-            "once it is opened is limited by the noise described above, not by the encryption."
+            "up while encrypted: the aggregator computes the sum without being able to read what it adds. What the "
+            "sum itself reveals once it is opened is limited by the noise described above, not by the encryption."
         )
     ]
     if report.aggregator.has_secret_key:

@@ -46,11 +46,9 @@ def section(report: Report) -> Section:
     has = report.evidence
     blocks: list[Block] = [
         Prose(
-            "Every party keeps an append-only log in which no entry can be changed or removed without its "
-            "checkpoint ceasing to "
-            "fit. The numbers beside statements above lead to the entries below; the hashes are RFC 6962 leaf "
-            "hashes, and the "
-            "checkpoints are signed in the C2SP format, so that other software can check them."
+            "Every party keeps an append-only log in which no entry can be changed or removed without its checkpoint "
+            "ceasing to fit. The numbers beside statements above lead to the entries below; the hashes are RFC 6962 "
+            "leaf hashes, and the checkpoints are signed in the C2SP format, so that other software can check them."
         ),
         Facts(
             (

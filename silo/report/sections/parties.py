@@ -32,8 +32,7 @@ def _lead(report: Report) -> str:
     )
     return (
         "Before anything was computed, each institution's own software checked the proposal against that "
-        "institution's own "
-        f"rules and signed the answer. {least} Nobody can answer for another."
+        f"institution's own rules and signed the answer. {least} Nobody can answer for another."
     )
 
 

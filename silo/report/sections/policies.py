@@ -18,8 +18,7 @@ def section(report: Report) -> Section:
     blocks: list[Block] = [
         Prose(
             "A run is let in only if every rule holds or is covered by a signed waiver; a rule that cannot be "
-            "evaluated counts "
-            "as not met. Packs are templates, not legal advice; the digest pins the exact text."
+            "evaluated counts as not met. Packs are templates, not legal advice; the digest pins the exact text."
         )
     ]
     packs = tuple(

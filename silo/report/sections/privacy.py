@@ -18,12 +18,10 @@ def section(report: Report) -> Section:
         blocks.append(Prose(f"Void: {promise.void}. No epsilon in this report is a promise.", "bad"))
     blocks.append(
         Prose(
-            "Differential privacy protects outputs: whoever holds the finished model can tell almost nothing about "
-            "whether one "
-            f"{promise.unit} was used. Epsilon measures the “almost”, delta the chance that the measure fails. "
-            "Noise is added inside each institution, before anything leaves; every use of the same records adds up, "
-            "and the "
-            "institution's own software keeps the account."
+            "Differential privacy protects outputs: whoever holds the finished model can tell only to a limited "
+            f"degree whether one {promise.unit} was used. Epsilon is the limit, delta the chance that it fails. Noise "
+            "is added inside each institution, before anything leaves; every use of the same records adds up, and "
+            "the institution's own software keeps the account."
         )
     )
     if report.permitted:
@@ -47,8 +45,8 @@ def _figure(report: Report) -> Figure:
         "privacy",
         "Epsilon spent after each round, by silo",
         f"Line chart of cumulative epsilon by round. {said} Asked: {asked}. {cap}",
-        f"Epsilon (at delta {text.given(report.privacy.delta)}, per {report.privacy.unit}) only ever grows. It came to "
-        f"{text.spent(most or 0.0)} at most; {asked} was asked. {cap} Silos that spent the same share a line.",
+        f"Epsilon (at delta {text.given(report.privacy.delta)}, per {report.privacy.unit}) only ever grows. It came "
+        f"to {text.spent(most or 0.0)} at most; {asked} was asked. {cap} Silos that spent the same share a line.",
     )
 
 

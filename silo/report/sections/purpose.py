@@ -14,8 +14,8 @@ def section(report: Report) -> Section:
         "Purpose and legal basis",
         (
             Prose(
-                "These entries are statements of the parties. The software records them and compares the purpose; "
-                "it cannot check them."
+                "These entries are statements of the parties. The software records them and compares the purpose; it "
+                "cannot check them."
             ),
             Facts(
                 (

@@ -19,10 +19,8 @@ def section(report: Report) -> Section:
         blocks.append(
             Prose(
                 f"In {checked} of {len(report.rounds)} rounds every institution checked, after opening the sum, that "
-                "it holds "
-                "exactly the updates that were sent. An update dropped, doubled or altered by the aggregator alone "
-                "would have shown; "
-                "one altered with a silo's help might not."
+                "it holds exactly the updates that were sent. An update dropped, doubled or altered by the "
+                "aggregator alone would have shown; one altered with a silo's help might not."
             )
         )
         blocks.append(_table(report))

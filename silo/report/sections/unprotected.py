@@ -23,8 +23,7 @@ def section(report: Report) -> Section:
         (
             Prose(
                 "The privacy bound covers the model and nothing else. Whatever else was computed from the records "
-                "and left is "
-                "listed here; it is not counted in epsilon."
+                "and left is listed here; it is not counted in epsilon."
             ),
             Table(
                 "unprotected",

@@ -21,8 +21,8 @@ def section(report: Report) -> Section:
     blocks: list[Block] = [
         Prose(
             "AUC is the chance that the model ranks a randomly chosen case above a randomly chosen non-case. All "
-            "figures here "
-            f"are a {auc.label}; on private data each of them would be a release that costs privacy. {method}"
+            f"figures here are a {auc.label}; on private data each of them would be a release that costs privacy. "
+            f"{method}"
         )
     ]
     if any(value is not None for value in (auc.pooled, auc.federated, auc.silo_only)):
@@ -51,8 +51,8 @@ def _figure(report: Report) -> Figure:
     if by_round:
         first, last = by_round[0], by_round[-1]
         course = (
-            f" By round, the federated model went from {text.score(first[1])} after round {first[0]} "
-            f"to {text.score(last[1])} after round {last[0]}."
+            f" By round, the federated model went from {text.score(first[1])} after round {first[0]} to "
+            f"{text.score(last[1])} after round {last[0]}."
         )
     return Figure(
         "auc",
@@ -94,7 +94,6 @@ def _silos(report: Report) -> Table:
             (Cell(silo.display_name), _local(silo, silo.local_auc_before), _local(silo, silo.local_auc_after))
             for silo in report.permitted
         ),
-        "scroll",
     )
 
 
@@ -102,4 +101,6 @@ def _local(silo: Silo, estimate: Estimate | None) -> Cell:
     """A local score with its interval, the reason why there is none, or "not evidenced"."""
     if estimate is not None:
         return Cell(text.score(estimate.value), note=f"{text.score(estimate.low)} to {text.score(estimate.high)}")
-    return cell(silo.local_auc_missing)
+    if silo.local_auc_missing is None:
+        return cell(None)
+    return Cell("n/a", note=silo.local_auc_missing.removeprefix("n/a").lstrip(" :,;"))

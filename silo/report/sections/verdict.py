@@ -34,8 +34,8 @@ def _course(report: Report) -> str:
         far = f"after {ended.rounds_completed} of {ended.rounds_planned} rounds"
         return f"{many} began to train a model together; the run stopped {far}{why}"
     return (
-        f"{many} trained one model together in {text.counted(ended.rounds_completed, 'round')}. Each worked on its own "
-        "records and sent encrypted updates of the model, never records."
+        f"{many} trained one model together in {text.counted(ended.rounds_completed, 'round')}. Each worked on its "
+        "own records and sent encrypted updates of the model, never records."
     )
 
 
@@ -88,8 +88,8 @@ def _keys(report: Report) -> str:
         return "The aggregator, which adds the updates up, HELD THE KEY to them: it could have read each one."
     if report.aggregator.evidence is None:
         return (
-            "The aggregator, which adds the updates up, is said to hold no key to them; "
-            "how that was established is not evidenced."
+            "The aggregator, which adds the updates up, is said to hold no key to them; how that was established is "
+            "not evidenced."
         )
     return "The aggregator, which adds the updates up, held no key and could read none of them."
 
@@ -106,8 +106,7 @@ def _worth(report: Report) -> str:
     against = f", against {text.listed(rest)}" if rest else ""
     return (
         "Tested on records kept aside, the joint model tells cases from non-cases with a score (AUC) of "
-        f"{text.score(auc.federated)}"
-        f"{against}; 1 is perfect, 0.5 a coin toss."
+        f"{text.score(auc.federated)}{against}; 1 is perfect, 0.5 a coin toss."
     )
 
 

@@ -52,7 +52,7 @@ def sample(rounds: int = 12, silos: int = 4) -> Report:
             epsilon_left=7.0388,
             local_auc_before=estimate(score - 0.02) if score else None,
             local_auc_after=estimate(score) if score else None,
-            local_auc_missing=None if score else "n/a: 8 negatives in all, too few for an interval",
+            local_auc_missing=None if score else "8 negatives in all, too few for an interval",
             rounds_taken_part=rounds,
             upload_bytes=33_412,
         )
