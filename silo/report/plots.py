@@ -83,7 +83,7 @@ def _auc(report: Report, figure: Figure) -> None:
     below.set_xlabel("round")
     _whole_rounds(below, rounds)
     below.grid(axis="y", color=_LINE, lw=0.8)
-    _legend(figure, below, height, 3)
+    _legend(figure, below, height - 12)
 
 
 def _privacy(report: Report, figure: Figure) -> None:
@@ -92,13 +92,16 @@ def _privacy(report: Report, figure: Figure) -> None:
     for series in report.privacy.spent:
         groups.setdefault(tuple((point.round, point.epsilon) for point in series.points), []).append(series.silo)
     caps = sorted({silo.epsilon_cap for silo in report.permitted if silo.epsilon_cap is not None})
-    entries = len(groups) + 1 + len(caps[:2])
-    height = 256 + 19 * entries
-    _resize(figure, height)
+    names = [_shared(silos) for silos in groups.values()]
+    drawn = [
+        *names,
+        f"asked: {text.given(report.privacy.epsilon)}",
+        *(f"lowest cap: {text.given(cap)}" for cap in caps[:2]),
+    ]
+    _resize(figure, 264 + 18 * -(-len(drawn) // _columns(drawn)))
     axes = _axes(figure, 48, 10, _WIDTH - 48 - 16, 200)
     rounds = sorted({at for points in groups for at, _ in points})
-    for position, (points, silos) in enumerate(groups.items()):
-        names = ", ".join(silos) if len(", ".join(silos)) <= 48 else f"{silos[0]} and {len(silos) - 1} more, alike"
+    for position, (points, name) in enumerate(zip(groups, names, strict=True)):
         axes.plot(
             [0, *(at for at, _ in points)],
             [0.0, *(value for _, value in points)],
@@ -107,7 +110,7 @@ def _privacy(report: Report, figure: Figure) -> None:
             marker=_MARKERS[position % len(_MARKERS)] if len(points) <= 30 else "",
             ms=4.5,
             lw=2,
-            label=names,
+            label=name,
         )
     asked = report.privacy.epsilon
     axes.axhline(asked, color=_INK, lw=1.4, ls=(0, (5, 3)), label=f"asked: {text.given(asked)}")
@@ -123,7 +126,12 @@ def _privacy(report: Report, figure: Figure) -> None:
     axes.set_xlabel("round")
     _whole_rounds(axes, rounds or [0, 1])
     axes.grid(axis="y", color=_LINE, lw=0.8)
-    _legend(figure, axes, height, 1)
+    _legend(figure, axes, 10 + 200 + 48)
+
+
+def _shared(silos: list[str]) -> str:
+    names = ", ".join(silos)
+    return names if len(names) <= 48 else f"{silos[0]} and {len(silos) - 1} more, alike"
 
 
 def _whole_rounds(axes: Axes, rounds: list[int]) -> None:
@@ -146,17 +154,19 @@ def _axes(figure: Figure, left: float, top: float, width: float, height: float) 
     return axes
 
 
-def _legend(figure: Figure, axes: Axes, height: float, columns: int) -> None:
+def _legend(figure: Figure, axes: Axes, top: float) -> None:
+    """The key to the lines, `top` SVG units from the top: in as many columns as its longest name allows."""
     handles, labels = axes.get_legend_handles_labels()
+    total = figure.get_size_inches()[1] * 72
+    place = (36 / _WIDTH, 1 - top / total)
     figure.legend(
-        handles,
-        labels,
-        loc="lower left",
-        bbox_to_anchor=(36 / _WIDTH, 2 / height),
-        ncols=columns,
-        frameon=False,
-        handlelength=3,
+        handles, labels, loc="upper left", bbox_to_anchor=place, ncols=_columns(labels), frameon=False, handlelength=3
     )
+
+
+def _columns(labels: list[str]) -> int:
+    longest = max(map(len, labels))
+    return 1 if longest > 18 else 2 if longest > 10 else 3
 
 
 def _svg(report: Report, paint: Callable[[Report, Figure], None], key: str, title: str, description: str) -> str:

@@ -16,6 +16,8 @@ NOT_EVIDENCED = "not evidenced"
 LONGEST = 4000
 """Characters of one string that HTML shows; the JSON holds all of it."""
 
+_BRIEF = 80
+
 _JOINERS = "\u200c\u200d"  # needed to write Persian, Hindi and others; harmless
 _SMALL = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
 _SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
@@ -36,6 +38,11 @@ def _deceptive(c: str) -> bool:
     # Categories C*: control, format (direction marks among them), surrogate, private, unassigned. The two separators
     # break lines where the writer of a log line chose.
     return (unicodedata.category(c)[0] == "C" and c != "\n" and c not in _JOINERS) or c in "\u2028\u2029"
+
+
+def brief(name: str) -> str:
+    """A name as a sentence or a table can bear it: a stranger's name must not push the others off the page."""
+    return name if len(name) <= _BRIEF else f"{name[: _BRIEF - 1]}…"
 
 
 def spent(epsilon: float) -> str:

@@ -38,7 +38,7 @@ def _lead(report: Report) -> str:
 
 def _refusal(report: Report, silo: Silo) -> Refusal:
     return Refusal(
-        who=silo.display_name + (" (fictional)" if silo.fictional else ""),
+        who=text.brief(silo.display_name) + (" (fictional)" if silo.fictional else ""),
         messages=tuple(reason.message for reason in silo.reasons),
         reasons=tuple(
             (
@@ -74,7 +74,7 @@ def _silo(report: Report, silo: Silo) -> tuple[Cell, ...]:
     place = " · ".join(part for part in (silo.jurisdiction, "fictional" if silo.fictional else "") if part)
     records = "not released" if silo.records is None else text.whole(silo.records)
     return (
-        Cell(silo.display_name, note=f"{silo.name} · {place}" if place else silo.name),
+        Cell(text.brief(silo.display_name), note=f"{silo.name} · {place}" if place else silo.name),
         Cell(
             "permitted" if permit else "refused",
             "good" if permit else "bad",

@@ -71,7 +71,7 @@ def _account(report: Report, silo: Silo) -> tuple[Cell, ...]:
     over = silo.epsilon > report.privacy.epsilon
     backing = references(report, f"budget/{silo.name}")
     return (
-        Cell(silo.display_name),
+        Cell(text.brief(silo.display_name)),
         Cell(text.spent(silo.epsilon), "bad" if over else "plain", "more than asked" if over else ""),
         Cell(text.given(report.privacy.epsilon)),
         cell(None if silo.epsilon_before is None else text.spent(silo.epsilon_before)),

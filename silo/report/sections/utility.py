@@ -91,7 +91,11 @@ def _silos(report: Report) -> Table:
         f"On each institution's own test records, before and after the run, with intervals: {report.auc.label}.",
         (Column("Institution"), Column("AUC before", figures=True), Column("AUC after", figures=True)),
         tuple(
-            (Cell(silo.display_name), _local(silo, silo.local_auc_before), _local(silo, silo.local_auc_after))
+            (
+                Cell(text.brief(silo.display_name)),
+                _local(silo, silo.local_auc_before),
+                _local(silo, silo.local_auc_after),
+            )
             for silo in report.permitted
         ),
     )

@@ -42,9 +42,9 @@ def _course(report: Report) -> str:
 def _refusals(report: Report) -> str:
     said = []
     for silo in report.refused:
-        rules = text.listed([reason.rule for reason in silo.reasons])
+        rules = text.listed([text.brief(reason.rule) for reason in silo.reasons])
         said.append(
-            f"{silo.display_name}{' (fictional)' if silo.fictional else ''} refused under its own policy "
+            f"{text.brief(silo.display_name)}{' (fictional)' if silo.fictional else ''} refused under its own policy "
             f"({'rule' if len(silo.reasons) == 1 else 'rules'} {rules}) and took no part."
         )
     return " ".join(said)
@@ -70,12 +70,12 @@ def exceeded(report: Report) -> tuple[str, ...]:
     for silo in report.permitted:
         if silo.epsilon > report.privacy.epsilon:
             found.append(
-                f"{silo.display_name} spent epsilon {text.spent(silo.epsilon)}, more than the "
+                f"{text.brief(silo.display_name)} spent epsilon {text.spent(silo.epsilon)}, more than the "
                 f"{text.given(report.privacy.epsilon)} asked"
             )
         if silo.epsilon_cap is not None and silo.epsilon > silo.epsilon_cap:
             found.append(
-                f"{silo.display_name} spent epsilon {text.spent(silo.epsilon)}, more than its cap of "
+                f"{text.brief(silo.display_name)} spent epsilon {text.spent(silo.epsilon)}, more than its cap of "
                 f"{text.given(silo.epsilon_cap)}"
             )
     return tuple(found)

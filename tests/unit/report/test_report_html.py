@@ -102,7 +102,7 @@ def test_same_facts_same_bytes() -> None:
 
 def test_same_bytes_in_another_process_with_other_settings(tmp_path: Path) -> None:
     settings = tmp_path / "matplotlibrc"
-    settings.write_text("font.size: 40\nsvg.fonttype: path\naxes.facecolor: red\nlines.linewidth: 9\n")
+    settings.write_text("font.size: 40\nsvg.fonttype: path\naxes.linewidth: 5\nxtick.major.size: 20\n")
     script = "import sys; from tests.unit.report.sample import sample; from silo.report import render_html; "
     script += "sys.stdout.buffer.write(render_html(sample()).encode())"
     environment = {
