@@ -164,14 +164,15 @@ def _find_fault(
     covered = len(sums) - limbs
     if covered < len(members):
         return "the aggregate is too short to be checked", ()
-    largest = len(uploaders) * ((1 << value_bits) - 1)
-    if len(sums) and (int(sums.min()) < 0 or int(sums.max()) > largest):
-        return f"a field exceeds {len(uploaders)} uploads of {value_bits} bits", ()
+    # Presence first: it is what can say who.
     due = [_presence(group_key, header, name, value_bits) if name in uploaders else 0 for name in members]
     present = sums[covered - len(members) : covered].tolist()
     absent = tuple(name for name, want, got in zip(members, due, present, strict=True) if want != got)
     if absent:
         return f"omitted, doubled, altered or invented: the upload of {', '.join(absent)}", absent
+    largest = len(uploaders) * ((1 << value_bits) - 1)
+    if int(sums.min()) < 0 or int(sums.max()) > largest:
+        return f"a field exceeds {len(uploaders)} uploads of {value_bits} bits", ()
     tag = sum(limb << (value_bits * index) for index, limb in enumerate(sums[covered:].tolist())) % P
     r_key = group_key.derive(labels.MAC, header.digest())
     inner = _inner(r_key, sums[:covered], largest.bit_length())
