@@ -77,7 +77,6 @@ class Table:
     rows: tuple[tuple[Cell, ...], ...]
     layout: Literal["stack", "scroll"] = "stack"
     anchors: tuple[str, ...] = ()
-    heading: str = ""
 
 
 @dataclass(frozen=True)

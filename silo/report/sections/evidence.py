@@ -87,23 +87,28 @@ def _packages(report: Report) -> str | None:
 
 
 def _log(log: Log) -> list[Block]:
-    length = "not evidenced" if log.size is None else text.counted(log.size, "entry", "entries")
-    witnesses = text.listed(log.cosigned_by) if log.cosigned_by else "nobody on record"
     backed: dict[int, tuple[str, list[str]]] = {}  # one entry may back several statements
     for entry in log.entries:
         backed.setdefault(entry.index, (entry.hash, []))[1].append(in_words(entry.subject))
     blocks: list[Block] = [
+        Facts(
+            (
+                row("Origin", log.origin, "code"),
+                row("Entries in all", None if log.size is None else text.whole(log.size)),
+                row("Cosigned by", text.listed(log.cosigned_by) or "nobody on record"),
+            ),
+            f"Log of {log.holder}",
+        ),
         Table(
             f"log-{log.holder}",
-            f"Log of {log.holder}, origin {log.origin}. Length: {length}. Cosigned by: {witnesses}.",
+            f"Entries in the log of {log.holder}.",
             (Column("Entry"), Column("Backs"), Column("Hash")),
             tuple(
                 (Cell(str(at)), Cell("; ".join(said)), Cell(hashed, "code")) for at, (hashed, said) in backed.items()
             ),
             "scroll",
             tuple(f"log-{log.holder}-{at}" for at in backed),
-            heading=f"Log of {log.holder}",
-        )
+        ),
     ]
     if log.checkpoint is not None:
         blocks.append(Preformatted(f"Checkpoint of {log.holder}", log.checkpoint))
