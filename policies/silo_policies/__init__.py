@@ -14,6 +14,7 @@ from silo_policies.consortium import (
     verify_consortium,
 )
 from silo_policies.decision import Decision, verify_decision
+from silo_policies.diff import Change, diff
 from silo_policies.errors import (
     DocumentError,
     EvaluationError,
@@ -44,6 +45,7 @@ from silo_policies.run import (
     verify_run,
 )
 from silo_policies.signing import Keyring, Keys, Signed, SignedBody, Signer, Verifier, parse_signed, sign
+from silo_policies.testing import FixtureResult, PackReport, check_pack
 from silo_policies.waiver import Waiver, check_waiver
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "AggregationSpec",
     "Aggregator",
     "Approval",
+    "Change",
     "ConsortiumFacts",
     "ConsortiumManifest",
     "DatasetFacts",
@@ -63,6 +66,7 @@ __all__ = [
     "ExpressionError",
     "FactError",
     "Facts",
+    "FixtureResult",
     "Gate",
     "Keyring",
     "Keys",
@@ -74,6 +78,7 @@ __all__ = [
     "Outcome",
     "Pack",
     "PackError",
+    "PackReport",
     "Person",
     "PolicyError",
     "PrivacySpec",
@@ -89,8 +94,10 @@ __all__ = [
     "Verifier",
     "Waiver",
     "canonical",
+    "check_pack",
     "check_waiver",
     "code_signers",
+    "diff",
     "digest",
     "format_instant",
     "load_pack",

@@ -12,9 +12,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
-from typing import Annotated, ClassVar, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from silo_policies.canonical import (
     CLOCK_SKEW,
@@ -25,7 +25,9 @@ from silo_policies.canonical import (
     Jurisdiction,
     Name,
     Slug,
+    first_problem,
     format_instant,
+    problem_path,
 )
 from silo_policies.errors import DocumentError
 from silo_policies.facts import ConsortiumFacts
@@ -139,6 +141,17 @@ class ConsortiumManifest(SignedBody):
         return {
             each.name: keyring(each.name, each.keys) for each in self.people if each.silo == silo and each.role in roles
         }
+
+    def amended(self, *, created: datetime, **changes: Any) -> Self:
+        """Return an unsigned amendment of this manifest; raises :class:`DocumentError` naming a field that is wrong."""
+        values = {name: getattr(self, name) for name in type(self).model_fields}
+        try:
+            return type(self).model_validate({**values, **changes, "previous": self.digest, "created": created})
+        except ValidationError as error:
+            path, sentence = first_problem(error)
+            raise DocumentError(
+                f"{problem_path(path) or 'manifest'}: {sentence}", where=f"amendment of {self.name}"
+            ) from error
 
     def facts(self) -> ConsortiumFacts:
         """Return what rules may ask about the consortium."""

@@ -103,7 +103,7 @@ class CommonExpression:
         def program(bound: Any) -> bool:
             try:
                 value = compiled.execute(bound)
-            except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            except (KeyError, TypeError, ValueError, RuntimeError, ArithmeticError) as error:
                 raise EvaluationError(f"the engine reports: {error}", where=where) from error
             if not isinstance(value, bool):
                 raise EvaluationError(f"the result is {value!r}, not a yes or no", where=where)
