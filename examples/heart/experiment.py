@@ -1,4 +1,4 @@
-"""Heart disease from 13 clinical columns at four hospitals: logistic regression, epsilon 3 for every patient record."""
+"""Heart disease from 13 clinical columns at four hospitals: logistic regression, epsilon 3 for every record."""
 
 import numpy as np
 import torch
@@ -6,14 +6,11 @@ from sklearn.metrics import roc_auc_score
 
 from silo import Encryption, Experiment, FedAvg, LocalDP, Records
 
-COLUMNS = ["age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalch", "exang", "oldpeak", "slope", "ca", "thal"]
+COLUMNS = "age sex cp trestbps chol fbs restecg thalch exang oldpeak slope ca thal".split()
 
 
 def model() -> torch.nn.Module:
-    net = torch.nn.Linear(31, 1)
-    torch.nn.init.zeros_(net.weight)
-    torch.nn.init.zeros_(net.bias)
-    return torch.nn.Sequential(net, torch.nn.Flatten(0))
+    return torch.nn.Sequential(torch.nn.Linear(31, 1), torch.nn.Flatten(0))
 
 
 def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
@@ -21,8 +18,11 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def tensors(records: Records) -> tuple[torch.Tensor, torch.Tensor]:
-    disease = (records["num"] > 0).astype(np.float32)
-    return torch.from_numpy(records.features(COLUMNS)), torch.from_numpy(disease)
+    return torch.from_numpy(records.features(COLUMNS)), torch.from_numpy(records.numbers("num") > 0).float()
+
+
+def auc(scores: np.ndarray, labels: np.ndarray) -> float:
+    return float(roc_auc_score(labels, scores))
 
 
 experiment = Experiment(
@@ -31,16 +31,10 @@ experiment = Experiment(
     model=model,
     loss=loss,
     tensors=tensors,
-    metrics={"auc": roc_auc_score},
-    rounds=5,
+    metrics={"auc": auc},
+    rounds=10,
     privacy=LocalDP(
-        epsilon=3.0,
-        delta=1e-4,
-        clipping_norm=1.0,
-        sample_rate=1.0,
-        steps_per_round=4,
-        expected_batch=150,
-        learning_rate=2.0,
+        epsilon=3, delta=1e-4, clipping_norm=1, sample_rate=0.5, steps_per_round=1, expected_batch=75, learning_rate=5
     ),
     encryption=Encryption(custody="shared", value_bits=16, value_bound=4.0),
     aggregation=FedAvg(weighting="uniform"),

@@ -118,6 +118,12 @@ class Records:
         """Return the given rows (indices, shape (k,)) as new records under the same schema and source."""
         return Records(self.schema, {n: values[rows] for n, values in self._columns.items()}, source=self.source)
 
+    def numbers(self, name: str) -> NDArray[np.float64]:
+        """Return a numeric column, float64 (n,), NaN where missing."""
+        if not isinstance(self.schema[name], Numeric):
+            raise ConfigError(f"column {name!r} holds categories", where="Records.numbers", fix="use records[name]")
+        return self._columns[name].astype(np.float64)
+
     def features(self, columns: Sequence[str] | None = None) -> NDArray[np.float32]:
         """Return float32 features, shape (n, d), all in [-1, 1]; d depends on the schema and ``columns`` only.
 

@@ -11,8 +11,9 @@ from silo.api.records import Categorical, Numeric, Schema
 HEART = Schema(
     "uci-heart",
     (
-        # Adults referred to coronary angiography.
-        Numeric("age", 20, 90, "years", valid_low=0, valid_high=130),
+        # Adults of the ages at which coronary angiography is usual; risk charts (SCORE2, Eur Heart J 2021; 42:2439) run
+        # from 40 to 69, older patients' from 70.
+        Numeric("age", 30, 80, "years", valid_low=0, valid_high=130),
         Categorical("sex", ("Female", "Male")),
         # Chest pain in the classes of Diamond and Forrester, N Engl J Med 1979; 300:1350.
         Categorical("cp", ("typical angina", "atypical angina", "non-anginal", "asymptomatic")),
@@ -29,8 +30,8 @@ HEART = Schema(
         Numeric("thalch", 60, 200, "1/min", valid_low=20, valid_high=300),
         Categorical("exang", ("FALSE", "TRUE")),
         # ST depression in exercise: ACC/AHA exercise testing guidelines (Circulation 2002; 106:1883), abnormal from
-        # 1 mm, marked from 2 mm; negative is elevation.
-        Numeric("oldpeak", -2, 6, "mm", valid_low=-20, valid_high=20),
+        # 1 mm, marked from 2 mm; negative is elevation, which counts as no depression.
+        Numeric("oldpeak", 0, 4, "mm", valid_low=-20, valid_high=20),
         Categorical("slope", ("upsloping", "flat", "downsloping")),
         Numeric("ca", 0, 3, "vessels", valid_low=0, valid_high=3),  # coloured by fluoroscopy, of three
         Categorical("thal", ("normal", "fixed defect", "reversable defect")),  # spelt as in the source
