@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from silo import Encryption, Experiment, FedAvg, LocalDP, Records
 
-COLUMNS = "age sex cp trestbps chol fbs restecg thalch exang oldpeak slope ca thal".split()
+USED = ["age", "sex", "cp", "trestbps", "chol", "fbs", "restecg", "thalch", "exang", "oldpeak", "slope", "ca", "thal"]
 
 
 def model() -> torch.nn.Module:
@@ -18,7 +18,7 @@ def loss(outputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 def tensors(records: Records) -> tuple[torch.Tensor, torch.Tensor]:
-    return torch.from_numpy(records.features(COLUMNS)), torch.from_numpy(records.numbers("num") > 0).float()
+    return torch.from_numpy(records.features(USED)), torch.from_numpy(records.numbers("num") > 0).float()
 
 
 def auc(scores: np.ndarray, labels: np.ndarray) -> float:
