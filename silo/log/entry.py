@@ -50,7 +50,7 @@ class Kind(StrEnum):
 _ROUND = ("run", "round", "attempt")
 REQUIRED: Mapping[Kind, tuple[str, ...]] = {
     Kind.MANIFEST: ("digest",),
-    Kind.DECISION: ("run", "silo", "decision", "digest"),
+    Kind.DECISION: ("run", "silo", "digest"),
     Kind.WAIVER: ("digest",),
     Kind.APPROVAL: ("digest",),
     Kind.KEY_EPOCH: ("run", "epoch"),

@@ -1,0 +1,363 @@
+"""A home: the directory that holds everything one party has. All paths of the product that are its own start here.
+
+    silo.toml          who it is                          policy/*.yaml             its own packs
+    data.toml          its data sets                      policy/consortium/*.yaml  the packs its consortium pins
+    keys/              identity, sealing and node keys    approvals/, waivers/      what its people signed
+    consortium.json    the manifest it joined             ledger.db, log.db         budget and log
+    shares.db          key shares (threshold custody)     runs/RUN/                 what one run left
+
+Invariant: a home is there whole or not at all, and so is every file in it: each is written beside its place, flushed,
+and renamed. Reading checks form and file modes first and raises :class:`~silo.errors.ConfigError` with the path.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TypeVar
+
+from silo_crypto.errors import KeyUseError
+from silo_crypto.keys import PUBLIC_FILE, Identity, PublicIdentity
+from silo_policies import (
+    Approval,
+    ConsortiumManifest,
+    Keys,
+    Pack,
+    Signed,
+    SignedBody,
+    Signer,
+    Waiver,
+    canonical,
+    code_signers,
+    load_pack,
+    parse_json,
+    parse_pack,
+    parse_signed,
+    sign,
+)
+
+from silo.canonical import is_digest
+from silo.errors import ConfigError, VerificationFailed
+from silo.home.keys import NODE_FILE, check_directories, create_keys, read_passphrase, read_private
+from silo.home.settings import DataSet, Settings, read_data, read_settings, write_data, write_settings
+from silo.ledger import Ledger
+from silo.log import Log
+from silo.storage import sync_directory, write_atomically
+
+HOME_VARIABLE = "SILO_HOME"
+APPROVAL_DAYS = 365
+CONSORTIUM_FILE = "consortium.json"
+_FOLDERS = ("policy", "policy/consortium", "approvals", "waivers", "runs")
+_RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+
+Body = TypeVar("Body", bound=SignedBody)
+
+
+def default_path() -> Path:
+    """Return ``$SILO_HOME``, or ``~/.silo`` if it is not set."""
+    given = os.environ.get(HOME_VARIABLE)
+    return Path(given) if given else Path.home() / ".silo"
+
+
+class Home:
+    """One party's directory; open it with :meth:`open`, make it with :meth:`create`."""
+
+    def __init__(self, path: Path, settings: Settings) -> None:
+        self.path = path
+        self.settings = settings
+        self._identity: Identity | None = None
+
+    @classmethod
+    def create(
+        cls,
+        path: Path,
+        name: str,
+        *,
+        display_name: str = "",
+        organisation_type: str = "organisation",
+        jurisdiction: str = "ZZ",
+        data: Iterable[DataSet] = (),
+    ) -> Home:
+        """Make a new home with new keys; ``jurisdiction`` ZZ is ISO 3166's "unknown".
+
+        Raises :class:`ConfigError` for a name that is not ``[a-z0-9-]{1,32}``, or if there is something at ``path``.
+        """
+        try:
+            settings = Settings(
+                name=name,
+                display_name=display_name or name,
+                organisation_type=organisation_type,
+                jurisdiction=jurisdiction,
+            )
+        except ValueError as error:
+            raise ConfigError(f"cannot make the home of {name!r}", where=str(path), fix=str(error)) from error
+        path = path.absolute()
+        temporary: Path | None = None
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_symlink() or (path.exists() and (not path.is_dir() or any(path.iterdir()))):
+                raise ConfigError("something is already there", where=str(path), fix="choose a new or empty folder")
+            temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))  # mode 0700
+            _fill(temporary, settings, data)
+            temporary.rename(path)
+            sync_directory(path.parent)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot make the home: {error.strerror}",
+                where=str(path),
+                fix="check the folder's owner and free space",
+            ) from error
+        finally:
+            if temporary is not None:
+                shutil.rmtree(temporary, ignore_errors=True)
+        return cls.open(path)
+
+    @classmethod
+    def open(cls, path: Path | None = None) -> Home:
+        """Open the home at ``path``, or the default one; raise :class:`ConfigError` if it is none, or others may write."""
+        path = (path or default_path()).absolute()
+        check_directories(path, path / "keys")
+        return cls(path, read_settings(path))
+
+    @property
+    def name(self) -> str:
+        return self.settings.name
+
+    @property
+    def origin(self) -> str:
+        """The name its log has in checkpoints."""
+        return f"silo/{self.name}"
+
+    @property
+    def keys_directory(self) -> Path:
+        return self.path / "keys"
+
+    @property
+    def shares_path(self) -> Path:
+        return self.path / "shares.db"
+
+    # Keys
+
+    def identity(self) -> Identity:
+        """Return the signing and sealing keys, decrypted once; raise ConfigError or KeyUseError if that fails."""
+        if self._identity is None:
+            identity = Identity.load(self.keys_directory, read_passphrase(self.keys_directory))
+            if identity.name != self.name:
+                raise ConfigError(f"these are the keys of {identity.name}", where=str(self.keys_directory))
+            self._identity = identity
+        return self._identity
+
+    def public(self) -> PublicIdentity:
+        """Return the public keys; needs no passphrase."""
+        path = self.keys_directory / PUBLIC_FILE
+        try:
+            return PublicIdentity.from_json(parse_json(path.read_bytes(), where=str(path)))
+        except OSError as error:
+            raise KeyUseError("no readable identity", where=str(path), fix="run `silo init`") from error
+
+    def node_key(self) -> bytes:
+        """Return the node's P-384 key for Flower: OpenSSH private key format, not encrypted."""
+        return read_private(self.keys_directory / NODE_FILE)
+
+    # Data, budget, log
+
+    def data(self) -> tuple[DataSet, ...]:
+        """Return the data sets of ``data.toml``."""
+        return read_data(self.path)
+
+    def add_dataset(self, dataset: DataSet) -> None:
+        """Add a data set to ``data.toml``, or replace the one of the same name."""
+        others = [one for one in self.data() if one.name != dataset.name]
+        write_data(self.path, [*others, dataset])
+
+    def ledger(self) -> Ledger:
+        """Open the ledger, with every population of ``data.toml`` in it; close it after use.
+
+        Raises :class:`ConfigError` if ``data.toml`` gives a population other terms than it was opened with.
+        """
+        data = self.data()
+        ledger = Ledger(self.path / "ledger.db", create=False)
+        try:
+            for one in data:
+                ledger.open_population(one.population, one.epsilon_cap, one.delta, one.filter, unit=one.unit)
+        except BaseException:
+            ledger.close()
+            raise
+        return ledger
+
+    def log(self) -> Log:
+        """Open the log; close it after use."""
+        return Log(self.path / "log.db", self.origin, create=False)
+
+    # Policies and what people signed
+
+    def packs(self) -> tuple[Pack, ...]:
+        """Return the home's own policy packs, in the order of their files."""
+        return tuple(_load_packs(self.path / "policy"))
+
+    def add_pack(self, pack: Pack, text: bytes) -> None:
+        """Keep a pack as a policy of this home; ``text`` is the file it was parsed from."""
+        write_atomically(self.path / "policy" / f"{pack.id}.yaml", text)
+
+    def federation_packs(self) -> tuple[Pack, ...]:
+        """Return the packs that the consortium pins; raise :class:`VerificationFailed` if one is missing or another."""
+        pins = self.consortium().body.packs
+        packs = tuple(_load_packs(self.path / "policy" / "consortium"))
+        found = {pack.id: pack.digest for pack in packs}
+        if found != pins:
+            names = sorted(name for name in pins.keys() | found.keys() if pins.get(name) != found.get(name))
+            raise VerificationFailed(
+                f"not the packs that the members agreed on: {', '.join(names)}",
+                where=str(self.path / "policy" / "consortium"),
+                fix="join again with the packs of the manifest",
+            )
+        return packs
+
+    def join(self, manifest: Signed[ConsortiumManifest], packs: Iterable[Pack]) -> None:
+        """Keep a consortium's manifest, its digest and its packs. The caller has verified the manifest."""
+        packs = tuple(packs)
+        if {pack.id: pack.digest for pack in packs} != manifest.body.packs:
+            raise VerificationFailed("the packs are not those of the manifest", where=manifest.body.name)
+        folder = self.path / "policy" / "consortium"
+        for pack in packs:
+            text = canonical(pack.document.model_dump(mode="json", exclude_unset=True))  # JSON is YAML
+            if parse_pack(text, pack.origin).digest != pack.digest:
+                raise VerificationFailed(
+                    f"pack {pack.id} does not survive being written down", where=manifest.body.name
+                )
+            write_atomically(folder / f"{pack.id}.yaml", text)
+        for old in set(folder.glob("*.yaml")) - {folder / f"{pack.id}.yaml" for pack in packs}:
+            old.unlink()
+        write_atomically(self.path / CONSORTIUM_FILE, manifest.to_json().encode())
+        settings = self.settings.model_copy(update={"consortium": manifest.body.digest})
+        write_settings(self.path, settings)  # last: it pins the rest
+        self.settings = settings
+
+    def consortium(self) -> Signed[ConsortiumManifest]:
+        """Return the manifest this home joined: the one whose digest ``silo.toml`` pins."""
+        path = self.path / CONSORTIUM_FILE
+        if self.settings.consortium is None:
+            raise ConfigError("the home has joined no consortium", where=str(self.path), fix="run `silo join`")
+        signed = _read_signed(ConsortiumManifest, path)
+        if signed.body.digest != self.settings.consortium:
+            raise VerificationFailed("not the manifest that this home joined", where=str(path), fix="join again")
+        return signed
+
+    def approve(
+        self, code_digest: str, signer: Signer | None = None, *, note: str = "reviewed", days: int = APPROVAL_DAYS
+    ) -> Signed[Approval]:
+        """Keep an approval of code, signed by ``signer`` (a steward; else the home's own identity)."""
+        signer = signer or self.identity()
+        now = datetime.now(UTC)
+        if not is_digest(code_digest):
+            raise ConfigError(f"{code_digest!r} is no digest", fix="expected sha256:<hex>")
+        approval = sign(
+            Approval(
+                code_digest=code_digest, by=signer.name, note=note, created=now, expires=now + timedelta(days=days)
+            ),
+            signer,
+        )
+        file = f"{code_digest.removeprefix('sha256:')}.{signer.name}.json"
+        write_atomically(self.path / "approvals" / file, approval.to_json().encode())
+        return approval
+
+    def approvers(self, code_digest: str) -> tuple[str, ...]:
+        """Return whose approval of the code holds now: this home's identity, and its stewards in the consortium."""
+        people: dict[str, PublicIdentity] = {self.name: self.public()}
+        if self.settings.consortium is not None:
+            manifest = self.consortium().body
+            people |= {
+                person.name: _public(person.name, person.keys)
+                for person in manifest.people
+                if person.silo == self.name and person.role == "steward"
+            }
+        approvals = [_read_signed(Approval, path) for path in sorted((self.path / "approvals").glob("*.json"))]
+        return code_signers(code_digest, approvals, people, now=datetime.now(UTC))
+
+    def approved(self, code_digest: str) -> bool:
+        """Say whether anybody's approval of exactly this code holds now."""
+        return bool(self.approvers(code_digest))
+
+    def waivers(self) -> tuple[Signed[Waiver], ...]:
+        """Return the waivers on file; the gate decides which of them hold."""
+        return tuple(_read_signed(Waiver, path) for path in sorted((self.path / "waivers").glob("*.json")))
+
+    def add_waiver(self, waiver: Signed[Waiver]) -> None:
+        """Keep a signed waiver."""
+        file = f"{waiver.body.digest.removeprefix('sha256:')}.json"
+        write_atomically(self.path / "waivers" / file, waiver.to_json().encode())
+
+    # Runs
+
+    def run_directory(self, run: str) -> Path:
+        """Return ``runs/RUN``, made if it is not there."""
+        path = self._run_path(run)
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+        except OSError as error:
+            raise ConfigError(f"cannot make the run's folder: {error.strerror}", where=str(path)) from error
+        return path
+
+    def add_submission(self, run: str, parts: Mapping[str, bytes]) -> Path:
+        """Keep the files of a new run, all or none; raise :class:`ConfigError` if the run is already there."""
+        path = self._run_path(run)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{run[:64]}.", dir=path.parent))
+        try:
+            for file, content in parts.items():
+                if not _FILE.fullmatch(file):
+                    raise ConfigError(f"{file!r} cannot be the name of a run's file", where=str(path))
+                write_atomically(temporary / file, content)
+            temporary.rename(path)
+            sync_directory(path.parent)
+        except OSError as error:
+            raise ConfigError(
+                f"cannot keep the run: {error.strerror}", where=str(path), fix="a run is submitted once"
+            ) from error
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+        return path
+
+    def _run_path(self, run: str) -> Path:
+        if not _RUN.fullmatch(run):
+            raise ConfigError(f"{run!r} cannot be a run's id", fix="use letters, digits and . _ - (at most 128)")
+        return self.path / "runs" / run
+
+    def __repr__(self) -> str:
+        return f"Home({str(self.path)!r}, {self.name!r})"
+
+
+def _fill(path: Path, settings: Settings, data: Iterable[DataSet]) -> None:
+    """Write a whole new home into an empty directory."""
+    for folder in _FOLDERS:
+        (path / folder).mkdir(mode=0o700)
+    create_keys(path / "keys", settings.name)
+    write_data(path, data)
+    Ledger(path / "ledger.db").close()
+    Log(path / "log.db", f"silo/{settings.name}").close()
+    write_settings(path, settings)
+
+
+def _load_packs(folder: Path) -> Iterator[Pack]:
+    for path in sorted(folder.glob("*.yaml")):
+        pack = load_pack(path)
+        if path.stem != pack.id:
+            raise ConfigError(f"the pack in it is {pack.id}", where=str(path), fix=f"rename it to {pack.id}.yaml")
+        yield pack
+
+
+def _read_signed(kind: type[Body], path: Path) -> Signed[Body]:
+    try:
+        content = path.read_bytes()
+    except OSError as error:
+        raise ConfigError(f"cannot read the file: {error.strerror}", where=str(path), fix="restore it") from error
+    return parse_signed(kind, content, where=str(path))
+
+
+def _public(name: str, keys: Keys) -> PublicIdentity:
+    return PublicIdentity.from_json({"name": name, "keys": keys.to_dict()})

@@ -1,0 +1,97 @@
+"""The key files of a home, and who may read them.
+
+Invariant: a private key or passphrase is used only if nobody but its owner can read its file, and appears in no
+message. Signing and sealing keys rest encrypted (:mod:`silo_crypto.keys`); the passphrase is ``$SILO_PASSPHRASE``, or
+else 32 random bytes in ``keys/passphrase``, which then guards no more than the file's mode does.
+
+The third key, ECDSA on P-384, identifies the node to Flower and nothing else: payloads are signed by the identity. It
+is in the one form that Flower's ``--auth-supernode-private-key`` reads: OpenSSH, without a passphrase.
+"""
+
+from __future__ import annotations
+
+import base64
+import os
+import stat
+from pathlib import Path
+
+from silo_crypto.keys import Identity
+
+from silo.errors import ConfigError
+from silo.storage import write_atomically
+
+_STORED = "passphrase"
+NODE_FILE, NODE_PUBLIC_FILE = "node.p384.pem", "node.p384.pub"
+_VARIABLE = "SILO_PASSPHRASE"
+_MAX_BYTES = 1 << 16
+
+
+def create_keys(directory: Path, name: str) -> None:
+    """Make the directory (0700) and all keys of a new home in it."""
+    directory.mkdir(mode=0o700)
+    if not os.environ.get(_VARIABLE):
+        write_atomically(directory / _STORED, base64.urlsafe_b64encode(os.urandom(32)) + b"\n")
+    Identity.generate(name).save(directory, read_passphrase(directory))
+    _create_node_key(directory, name)
+
+
+def read_passphrase(directory: Path) -> bytes:
+    """Return the passphrase of the keys in ``directory``; raise :class:`ConfigError` if there is none to be had."""
+    given = os.environ.get(_VARIABLE)
+    if given:
+        return given.encode()
+    path = directory / _STORED
+    if not path.exists():
+        raise ConfigError(
+            "the keys have a passphrase that is not stored", where=str(directory), fix=f"set ${_VARIABLE}"
+        )
+    passphrase = read_private(path).strip()
+    if not passphrase:
+        raise ConfigError("the passphrase file is empty", where=str(path), fix="restore it, or make a new home")
+    return passphrase
+
+
+def read_private(path: Path) -> bytes:
+    """Return a private file's bytes; raise :class:`ConfigError` if it cannot be read, or others could."""
+    try:
+        # Mode and content come from one open file, so it cannot be exchanged between the check and the read.
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            content = file.read(_MAX_BYTES)
+    except OSError as error:
+        raise ConfigError(f"cannot read the file: {error.strerror}", where=str(path), fix="restore it") from error
+    _require_private(path, mode)
+    return content
+
+
+def check_directories(home: Path, keys: Path) -> None:
+    """Raise :class:`ConfigError` if others could change the home, or look into its keys."""
+    try:
+        modes = [stat.S_IMODE(path.stat().st_mode) for path in (home, keys)]
+    except OSError as error:
+        raise ConfigError(
+            f"not a home: {error.strerror}", where=str(error.filename or home), fix="run `silo init`"
+        ) from error
+    if modes[0] & 0o022:
+        raise ConfigError(f"others can change the home (mode {modes[0]:04o})", where=str(home), fix="chmod 700 it")
+    _require_private(keys, modes[1])
+
+
+def _require_private(path: Path, mode: int) -> None:
+    if mode & 0o077:
+        raise ConfigError(
+            f"others can read it (mode {mode:04o})", where=str(path), fix="chmod go-rwx it, and make new keys"
+        )
+
+
+def _create_node_key(directory: Path, name: str) -> None:
+    from cryptography.hazmat.primitives import serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    key = ec.generate_private_key(ec.SECP384R1())
+    private = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    public = key.public_key().public_bytes(serialization.Encoding.OpenSSH, serialization.PublicFormat.OpenSSH)
+    write_atomically(directory / NODE_FILE, private)
+    write_atomically(directory / NODE_PUBLIC_FILE, public + b" " + name.encode() + b"\n", mode=0o644)

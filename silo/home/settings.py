@@ -1,0 +1,172 @@
+"""What an administrator writes down about a silo and its data: ``silo.toml`` and ``data.toml``.
+
+Invariant: what is read was checked field by field (strict types, no unknown field), and what is written reads back the
+same. Errors name the file and the field, never a value that might be secret.
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Iterable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import Field, ValidationError, model_validator
+from silo_policies.documents import (
+    AsTuple,
+    Digest,
+    Document,
+    Instant,
+    Jurisdiction,
+    Name,
+    Slug,
+    Text,
+    first_problem,
+    problem_path,
+)
+
+from silo.errors import ConfigError
+from silo.ledger.filters import check_delta, check_epsilon, filter_named
+from silo.storage import write_atomically
+
+SETTINGS_FILE, DATA_FILE = "silo.toml", "data.toml"
+FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
+MAX_BYTES = 1 << 20
+
+Slugs = Annotated[tuple[Slug, ...], AsTuple]
+
+
+class Settings(Document):
+    """``silo.toml``: who the home belongs to. ``consortium`` is the digest of the manifest it joined, once it has."""
+
+    name: Name
+    display_name: Text
+    organisation_type: Slug
+    jurisdiction: Jurisdiction
+    consortium: Digest | None = None
+    log_retention_days: Annotated[int, Field(ge=1)] | None = None
+    evidence: Slugs = ()
+
+
+class DataSet(Document):
+    """One table of ``data.toml``: a data set, whose people are in it, and what they may be used for.
+
+    All data sets of one ``population`` share its budget: ``epsilon_cap`` at ``delta`` for its life, as ``filter`` adds
+    up, per ``unit``. ``source`` is a registered one (``uci-heart:cleveland``) or a path. ``split_seed`` fixes which
+    records test the model; it is public.
+    """
+
+    name: Slug
+    population: Slug
+    source: Text
+    categories: Annotated[Slugs, Field(min_length=1)]
+    permitted_purposes: Slugs
+    legal_basis: Slug | None = None
+    consent_expires: Instant = FOREVER
+    retention_until: Instant = FOREVER
+    deidentification: Slug | None = None
+    evidence: Slugs = ()
+    public: bool = False
+    epsilon_cap: float
+    delta: float
+    filter: str = "basic"
+    unit: Literal["record", "patient"] = "record"
+    split_seed: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
+
+    @model_validator(mode="after")
+    def _sensible(self) -> DataSet:
+        try:
+            check_epsilon(self.epsilon_cap)
+            check_delta(self.delta)
+            filter_named(self.filter)
+        except ConfigError as error:
+            raise ValueError(str(error)) from error
+        return self
+
+    @property
+    def terms(self) -> tuple[float, float, str, str]:
+        """What a population is opened with in the ledger."""
+        return self.epsilon_cap, self.delta, self.filter, self.unit
+
+
+def read_settings(home: Path) -> Settings:
+    """Read ``silo.toml``; raise :class:`ConfigError` if it is missing, unreadable or malformed."""
+    return _parse(Settings, _read(home / SETTINGS_FILE), home / SETTINGS_FILE)
+
+
+def write_settings(home: Path, settings: Settings) -> None:
+    """Write ``silo.toml``, whole or not at all."""
+    _write(home / SETTINGS_FILE, _plain(settings))
+
+
+def read_data(home: Path) -> tuple[DataSet, ...]:
+    """Read ``data.toml``; raise :class:`ConfigError` if it cannot be used, or contradicts itself."""
+    path = home / DATA_FILE
+    body = _read(path)
+    if body.keys() - {"data"} or not isinstance(body.get("data", []), list):
+        raise ConfigError("expected nothing but [[data]] tables", where=str(path), fix="see `silo data --help`")
+    data = tuple(_parse(DataSet, table, path) for table in body.get("data", []))
+    check_data(data, path)
+    return data
+
+
+def write_data(home: Path, data: Iterable[DataSet]) -> None:
+    """Write ``data.toml``, whole or not at all; raise :class:`ConfigError` if it would contradict itself."""
+    data = tuple(data)
+    check_data(data, home / DATA_FILE)
+    _write(home / DATA_FILE, {"data": [_plain(one) for one in data]})
+
+
+def check_data(data: Iterable[DataSet], path: Path) -> None:
+    """Raise :class:`ConfigError` for two data sets of one name, or one population with two budgets."""
+    names: set[str] = set()
+    terms: dict[str, tuple[float, float, str, str]] = {}
+    for one in data:
+        if one.name in names:
+            raise ConfigError(f"two data sets are called {one.name}", where=str(path), fix="rename one")
+        names.add(one.name)
+        if terms.setdefault(one.population, one.terms) != one.terms:
+            raise ConfigError(
+                f"population {one.population} has two budgets: {terms[one.population]} and {one.terms}",
+                where=str(path),
+                fix="all data sets of the same people share one budget",
+            )
+
+
+Model = TypeVar("Model", bound=Document)
+
+
+def _parse(kind: type[Model], table: Any, path: Path) -> Model:
+    try:
+        return kind.model_validate(table)
+    except ValidationError as error:
+        place, sentence = first_problem(error)
+        raise ConfigError(f"{problem_path(place) or 'table'}: {sentence}", where=str(path), fix="correct it") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        with path.open("rb") as file:
+            content = file.read(MAX_BYTES + 1)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot read the file: {error.strerror}", where=str(path), fix="check the path, or run `silo init`"
+        ) from error
+    if len(content) > MAX_BYTES:
+        raise ConfigError(f"the file is larger than {MAX_BYTES} bytes", where=str(path), fix="check the path")
+    try:
+        return tomllib.loads(content.decode())
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
+        raise ConfigError(f"not TOML: {error}", where=str(path), fix="correct the line it names") from error
+
+
+def _plain(document: Document) -> dict[str, Any]:
+    """Return what TOML can hold: fields that are not set are left out."""
+    return {name: value for name, value in document.to_dict().items() if value is not None}
+
+
+def _write(path: Path, body: dict[str, Any]) -> None:
+    import tomli_w
+
+    write_atomically(path, tomli_w.dumps(body).encode())
