@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silo_crypto.errors import WireError
+from silo_crypto.protocol import Payload
 from silo_crypto.ring import PRIME_BITS, Residues, Ring
 
 GROUP = 16
@@ -34,7 +35,7 @@ def pack(residues: NDArray[np.unsignedinteger]) -> bytes:
     return words.tobytes()
 
 
-def unpack(data: bytes | memoryview, ring: Ring, count: int) -> Residues:
+def unpack(data: Payload, ring: Ring, count: int) -> Residues:
     """Return the residues in ``data``, shape (k, count), uint64; raise WireError on a wrong size or residue."""
     rows = ring.count
     if len(data) != packed_bytes(rows, count):

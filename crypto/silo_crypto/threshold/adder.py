@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from silo_crypto.errors import ProtocolError, SignatureError, WireError
-from silo_crypto.protocol import Header, Verifier
+from silo_crypto.protocol import Header, Payload, Verifier
 from silo_crypto.ring import Residues
 from silo_crypto.ring_packing import pack, unpack
 from silo_crypto.threshold.encoding import Layout
@@ -40,15 +40,15 @@ class Accumulator:
         self._ring = ring
         self._sum: list[Residues] = [np.zeros((ring.count, layout.count(i)), dtype=np.uint64) for i in indices]
 
-    def add(self, payload: bytes) -> None:
+    def add(self, payload: Payload) -> None:
         """Add a payload; raise WireError, with the sum unchanged, if it is no payload of this layout."""
         self._take(payload, negative=False)
 
-    def subtract(self, payload: bytes) -> None:
+    def subtract(self, payload: Payload) -> None:
         """Subtract a payload; as :meth:`add`."""
         self._take(payload, negative=True)
 
-    def _take(self, payload: bytes, *, negative: bool) -> None:
+    def _take(self, payload: Payload, *, negative: bool) -> None:
         if len(payload) != self.layout.payload_bytes:
             raise WireError(
                 f"a payload has {len(payload)} bytes, not {self.layout.payload_bytes}",
@@ -102,7 +102,7 @@ class ThresholdAdder:
     """The aggregator's state of one attempt, in order: add, proposal, confirm, request, add_share, aggregate."""
 
     def __init__(self, epoch: Epoch, header: Header, length: int, verifiers: Mapping[str, Verifier]) -> None:
-        """``length`` is the number of fields in an upload; ``verifiers`` the members' public keys by name."""
+        """``length`` is as :class:`~.attempt.ThresholdSilo` takes it; ``verifiers`` the public keys by name."""
         epoch.check_header(header)
         self.epoch = epoch
         self.header = header
@@ -127,7 +127,7 @@ class ThresholdAdder:
         """Those whose confirms came, in the epoch's order."""
         return tuple(name for name in self.epoch.members if name in self._confirms)
 
-    def add(self, sender: str, payload: bytes) -> None:
+    def add(self, sender: str, payload: Payload) -> None:
         """Add one member's upload. A second one from it, a copy of another's, or a late one is refused."""
         if self._agreement is not None:
             raise ProtocolError(f"the upload of {sender} came after the proposal", where="adder")
@@ -150,7 +150,7 @@ class ThresholdAdder:
             self._transcript = agreement.digest(self.epoch.digest())
         return self._agreement.encode()
 
-    def confirm(self, sender: str, message: bytes) -> None:
+    def confirm(self, sender: str, message: Payload) -> None:
         """Take one member's :class:`~.messages.Confirm`; raise a CryptoError if it is not for this agreement."""
         confirm = Confirm.decode(message)
         if self._agreement is None or not hmac.compare_digest(confirm.agreement, self._transcript):
@@ -185,7 +185,7 @@ class ThresholdAdder:
         """The current S."""
         return self._request.sharers if self._request else ()
 
-    def add_share(self, sender: str, payload: bytes) -> None:
+    def add_share(self, sender: str, payload: Payload) -> None:
         """Take one sharer's share of the current S; a second one, or one of a stranger to S, is refused."""
         if self._shares is None or sender not in self.sharers or sender in self._shared:
             raise ProtocolError(f"no share of {sender!r} is due", where="share")

@@ -22,8 +22,8 @@ import threading
 import numpy as np
 
 from silo_crypto import labels
-from silo_crypto.errors import EncodingError, ProtocolError
-from silo_crypto.protocol import Fields, Header, Sums
+from silo_crypto.errors import EncodingError, ProtocolError, VerificationError
+from silo_crypto.protocol import Fields, Header, Payload, Sums
 from silo_crypto.threshold import cipher
 from silo_crypto.threshold.encoding import Layout
 from silo_crypto.threshold.epoch import verify
@@ -47,7 +47,8 @@ _Attempt = tuple[str, int, int]
 class ThresholdSilo:
     """One silo under one key epoch; an :class:`~silo_crypto.protocol.Encryptor` and an ``Opener``.
 
-    ``length`` is the number of fields in every upload of the run. Safe for threads.
+    ``length`` is the largest number of fields in an upload of the run; every payload has that size, and shorter field
+    vectors (of an attempt with fewer members) end in zeros. Safe for threads.
     """
 
     def __init__(self, keys: EpochKeys, party: Party, state: State, length: int) -> None:
@@ -78,7 +79,7 @@ class ThresholdSilo:
         signed = Nonce.signed(epoch.manifest, run, epoch.number, round_number, attempt, name, nonce)
         return Nonce(name, nonce, self._party.signer.sign(signed)).encode()
 
-    def begin(self, message: bytes, chain: bytes) -> Header:
+    def begin(self, message: Payload, chain: bytes) -> Header:
         """Return the header in a :class:`~.messages.Start` if it may be encrypted under.
 
         Checks: of this epoch; every nonce signed by its member for this very attempt; this silo's own is the one this
@@ -101,7 +102,7 @@ class ThresholdSilo:
         return header
 
     def encrypt(self, header: Header, fields: Fields) -> bytes:
-        """Return the payload of the upload; ``fields`` is uint32, shape (length,), each below 2^value_bits.
+        """Return the payload of the upload; ``fields`` is uint32, shape (at most length,), each below 2^value_bits.
 
         Encrypts once per header and attempt, ever; :meth:`resend` repeats the bytes. An error after the fields were
         checked spends the attempt.
@@ -129,7 +130,7 @@ class ThresholdSilo:
             raise ProtocolError("this process has no upload under this header", where="resend", fix="start another")
         return payload
 
-    def confirm(self, message: bytes) -> bytes:
+    def confirm(self, message: Payload) -> bytes:
         """Return this silo's :class:`~.messages.Confirm` of an :class:`~.messages.Agreement`: one per attempt."""
         agreement = Agreement.decode(message)
         self.epoch.check_agreement(agreement)
@@ -139,7 +140,7 @@ class ThresholdSilo:
         name = self._party.name
         return Confirm(name, transcript, self._party.signer.sign(Confirm.signed(transcript, name))).encode()
 
-    def share(self, message: bytes) -> bytes:
+    def share(self, message: Payload) -> bytes:
         """Return the payload of this silo's share for a :class:`~.messages.Request`.
 
         Checks, in order: U within the members and its size; S, with this silo in it; Q confirms of this U; the own
@@ -156,25 +157,23 @@ class ThresholdSilo:
             self._keys, self.layout, labels.PUBLIC_A, header.digest(), transcript, request.agreement.uploaders, sharers
         )
 
-    def open(self, header: Header, payload: bytes, length: int) -> Sums:
+    def open(self, header: Header, payload: Payload, length: int) -> Sums:
         """Return the first ``length`` field sums of an :class:`~.messages.Aggregate`, shape (length,), int64.
 
-        The certificate is checked again, so U is what a quorum confirmed. Raises VerificationError if the sum is
-        noise. The caller still checks the MAC.
+        The certificate is checked again, so U is what a quorum confirmed. If the sum is noise, the group key is
+        destroyed, as after a failed MAC, and VerificationError raised. The caller still checks the MAC
+        (:func:`silo_crypto.verification.open_sum`).
         """
         aggregate, transcript = self._check_aggregate(header, payload)
-        request = aggregate.request
-        return cipher.open_sum(
-            self._keys,
-            self.layout,
-            transcript,
-            request.agreement.uploaders,
-            request.sharers,
-            aggregate.residues,
-            length,
-        )
+        request, residues = aggregate.request, aggregate.residues
+        uploaders, sharers = request.agreement.uploaders, request.sharers
+        try:
+            return cipher.open_sum(self._keys, self.layout, transcript, uploaders, sharers, residues, length)
+        except VerificationError:
+            self._keys.group.destroy()
+            raise
 
-    def uploaders(self, header: Header, payload: bytes) -> tuple[str, ...]:
+    def uploaders(self, header: Header, payload: Payload) -> tuple[str, ...]:
         """Return U of an :class:`~.messages.Aggregate`, checked as in :meth:`open`."""
         return self._check_aggregate(header, payload)[0].request.agreement.uploaders
 
@@ -186,7 +185,7 @@ class ThresholdSilo:
         """Give no share of this attempt any more."""
         self._state.abandon(header)
 
-    def _check_aggregate(self, header: Header, payload: bytes) -> tuple[Aggregate, bytes]:
+    def _check_aggregate(self, header: Header, payload: Payload) -> tuple[Aggregate, bytes]:
         aggregate = Aggregate.decode(payload)
         if aggregate.request.agreement.header != header:
             raise ProtocolError("the aggregate is of another header", where="open")
@@ -212,9 +211,10 @@ class ThresholdSilo:
             )
 
     def _check_fields(self, fields: Fields) -> None:
-        if fields.dtype != np.uint32 or fields.shape != (self.layout.length,):
+        if fields.dtype != np.uint32 or fields.ndim != 1 or not 0 < fields.size <= self.layout.length:
             raise EncodingError(
-                f"expected uint32 of shape ({self.layout.length},), got {fields.dtype} {fields.shape}", where="encrypt"
+                f"expected uint32 of shape (1 to {self.layout.length},), got {fields.dtype} {fields.shape}",
+                where="encrypt",
             )
         if int(fields.max()) >> self.epoch.parameters.value_bits:
             raise EncodingError(f"a field is not below 2^{self.epoch.parameters.value_bits}", where="encrypt")

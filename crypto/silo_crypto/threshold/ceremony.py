@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 
 from silo_crypto import labels
 from silo_crypto.errors import CryptoError, ProtocolError, VerificationError, WireError
+from silo_crypto.protocol import Payload
 from silo_crypto.threshold import cipher
 from silo_crypto.threshold.epoch import Epoch, verify
 from silo_crypto.threshold.keys import EpochKeys, Party, Share, box_info, commitment, deal
@@ -47,15 +48,9 @@ from silo_crypto.threshold.state import State
 _OWN = ""  # the name under which a silo's own secret is stored; no member has it
 
 
-class DealerError(VerificationError):
-    """Dealings that do not hold; ``dealers`` are to be excluded and the ceremony restarted in a new epoch."""
-
-    def __init__(self, what: str, dealers: Sequence[str]) -> None:
-        names = ", ".join(dealers)
-        super().__init__(
-            f"{what}: {names}", where="key ceremony", fix="restart without them under the next epoch number"
-        )
-        self.dealers = tuple(dealers)
+def _dealer_error(what: str, dealers: Sequence[str]) -> VerificationError:
+    names, fix = ", ".join(dealers), "restart without them under the next epoch number"
+    return VerificationError(f"{what}: {names}", where="key ceremony", fix=fix, silos=tuple(dealers))
 
 
 @dataclass(frozen=True)
@@ -101,10 +96,10 @@ class Ceremony:
         self._deal = Deal(dealing.encode(), boxes).encode()
         return self._deal
 
-    def receive(self, message: bytes) -> bytes:
+    def receive(self, message: Payload) -> bytes:
         """Take the :class:`~.messages.Dealt` and return the joint :class:`~.messages.Test`.
 
-        Raise DealerError, naming the dealer, for a box that does not open or hold; other CryptoErrors for messages
+        Raise VerificationError, naming the dealer in ``silos``, for a box that does not open or hold; other CryptoErrors for messages
         that nobody in particular can be blamed for.
         """
         epoch, name = self.epoch, self._party.name
@@ -132,11 +127,11 @@ class Ceremony:
         self._transcript = hashlib.sha256(framed(labels.TEST, epoch.digest(), *dealt.dealings)).digest()
         return self._test(JOINT)
 
-    def check(self, message: bytes) -> bytes | None:
+    def check(self, message: Payload) -> bytes | None:
         """Take the :class:`~.messages.Tested` of the current stage.
 
         Return None once the keys are tested and stored; after a joint test that failed, return the per-dealer
-        :class:`~.messages.Test`; after that one, raise DealerError with the dealers to exclude.
+        :class:`~.messages.Test`; after that one, raise _dealer_error with the dealers to exclude.
         """
         if self._keys is None or self._stage not in (JOINT, PER_DEALER):
             raise ProtocolError("there is no test to check", where="ceremony")
@@ -159,16 +154,16 @@ class Ceremony:
             raise VerificationError(
                 "the joint test failed but no single dealing does", where="key ceremony", fix="restart it"
             )
-        raise DealerError("these dealings are not of the agreed degree", dealers)
+        raise _dealer_error("these dealings are not of the agreed degree", dealers)
 
     def _open(self, dealer: str, dealing: Dealing, box: bytes) -> Share:
         try:
             plaintext = self._party.open(box_info(self.epoch, dealer, self._party.name), box)
             share = Share.decode(plaintext, self.epoch.parameters.ring)
         except CryptoError as error:
-            raise DealerError(f"a sealed box does not hold ({error.what})", [dealer]) from error
+            raise _dealer_error(f"a sealed box does not hold ({error.what})", [dealer]) from error
         if not hmac.compare_digest(commitment(self.epoch, dealer, share.contribution), dealing.commitment):
-            raise DealerError("a part of the group key is not the one committed to", [dealer])
+            raise _dealer_error("a part of the group key is not the one committed to", [dealer])
         return share
 
     def _tests(self, stage: int) -> list[_Test]:

@@ -21,7 +21,7 @@ import numpy as np
 
 from silo_crypto import labels
 from silo_crypto.errors import EncodingError, VerificationError, WireError
-from silo_crypto.protocol import Fields, Sums
+from silo_crypto.protocol import Fields, Payload, Sums
 from silo_crypto.randomness import Csprng
 from silo_crypto.ring import Residues
 from silo_crypto.ring_packing import pack, unpack
@@ -106,7 +106,7 @@ def open_sum(
     transcript: bytes,
     uploaders: Sequence[str],
     sharers: Sequence[str],
-    payload: bytes | memoryview,
+    payload: Payload,
     length: int,
 ) -> Sums:
     """Return the first ``length`` field sums in a padded sum of uploads less shares; shape (length,), int64.
@@ -143,7 +143,7 @@ def open_sum(
 
 
 def _pad_key(keys: EpochKeys, transcript: bytes, names: bytes, sharer: str) -> bytes:
-    return derive(keys.group, labels.PAD, transcript, names, sharer.encode())
+    return derive(keys.group.export(), labels.PAD, transcript, names, sharer.encode())
 
 
 def _each(layout: Layout, block: Callable[[int], None]) -> None:

@@ -27,6 +27,7 @@ from silo_crypto.ring_packing import pack, packed_bytes, unpack
 from silo_crypto.threshold.epoch import Epoch
 from silo_crypto.threshold.messages import framed
 from silo_crypto.threshold.sampling import derive, ternary, uniform
+from silo_crypto.verification import GroupKey
 
 SEED_BYTES = 32
 
@@ -112,7 +113,7 @@ class EpochKeys(Secret):
         self.secret: Residues = ring.forward(ring.lift(own))
         self._shares = dict(zip(epoch.members, (share.slots for share in received), strict=True))
         digest = epoch.digest()
-        self.group = derive(b"".join(share.contribution for share in received), labels.GROUP, digest)
+        self.group = GroupKey(derive(b"".join(share.contribution for share in received), labels.GROUP, digest))
         self.pairs: dict[str, bytes] = {}
         for i, (other, share) in enumerate(zip(epoch.members, received, strict=True)):
             if other == name:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from silo_crypto import labels
 from silo_crypto.errors import WireError
-from silo_crypto.protocol import Header
+from silo_crypto.protocol import Header, Payload
 
 DIGEST_BYTES = 32
 NONCE_BYTES = 32
@@ -32,15 +32,16 @@ def framed(*parts: bytes) -> bytes:
     return b"".join(len(part).to_bytes(4, "little") + part for part in parts)
 
 
-def unframed(data: bytes, where: str) -> list[bytes]:
-    """Return the parts of ``data``, the inverse of :func:`framed`."""
-    parts: list[bytes] = []
+def unframed(data: Payload, where: str) -> list[memoryview]:
+    """Return the parts of ``data``, the inverse of :func:`framed`, without copying them."""
+    view = memoryview(data)
+    parts: list[memoryview] = []
     position = 0
-    while position < len(data):
-        end = position + 4 + int.from_bytes(data[position : position + 4], "little")
-        if end > len(data) or position + 4 > len(data) or len(parts) == MAX_PARTS:
+    while position < len(view):
+        end = position + 4 + int.from_bytes(view[position : position + 4], "little")
+        if position + 4 > len(view) or end > len(view) or len(parts) == MAX_PARTS:
             raise WireError("a message is truncated or has too many parts", where=where, fix="ask for it again")
-        parts.append(data[position + 4 : end])
+        parts.append(view[position + 4 : end])
         position = end
     return parts
 
@@ -48,7 +49,7 @@ def unframed(data: bytes, where: str) -> list[bytes]:
 class Parts:
     """The parts of one message, taken in order, each checked."""
 
-    def __init__(self, data: bytes, label: bytes) -> None:
+    def __init__(self, data: Payload, label: bytes) -> None:
         self._where = label.decode()
         self._parts = unframed(data, self._where)
         self._next = 0
@@ -58,12 +59,16 @@ class Parts:
     def error(self, what: str) -> WireError:
         return WireError(what, where=self._where, fix="refuse the message")
 
-    def take(self, size: int | None = None) -> bytes:
-        """Return the next part, of ``size`` bytes if given."""
+    def view(self) -> memoryview:
+        """Return the next part, not copied."""
         if self._next == len(self._parts):
             raise self.error("a message has too few parts")
-        part = self._parts[self._next]
         self._next += 1
+        return self._parts[self._next - 1]
+
+    def take(self, size: int | None = None) -> bytes:
+        """Return the next part, of ``size`` bytes if given."""
+        part = bytes(self.view())
         if size is not None and len(part) != size:
             raise self.error(f"a part has {len(part)} bytes, not {size}")
         return part
@@ -83,7 +88,7 @@ class Parts:
         found = unframed(self.take(), self._where)
         if len(found) != count or (size is not None and any(len(part) != size for part in found)):
             raise self.error("a list has the wrong number or sizes of items")
-        return tuple(found)
+        return tuple(bytes(part) for part in found)
 
     def number(self) -> int:
         return _number(self.take(), self._where)
@@ -94,13 +99,13 @@ class Parts:
             raise self.error("a message has too many parts")
 
 
-def _name(part: bytes, where: str) -> str:
+def _name(part: Payload, where: str) -> str:
     if not _NAME.fullmatch(part):
         raise WireError("a name is not 1 to 32 of a-z, 0-9 and -", where=where, fix="refuse the message")
-    return part.decode()
+    return bytes(part).decode()
 
 
-def _number(part: bytes, where: str) -> int:
+def _number(part: Payload, where: str) -> int:
     if not _NUMBER.fullmatch(part):
         raise WireError("a number is not canonical", where=where, fix="refuse the message")
     return int(part)
@@ -111,10 +116,10 @@ def encode_names(names: Sequence[str]) -> bytes:
     return framed(*(name.encode() for name in names))
 
 
-def decode_header(data: bytes) -> Header:
+def decode_header(data: Payload) -> Header:
     """Return the header whose :meth:`~silo_crypto.protocol.Header.encode` is ``data``."""
     where = labels.HEADER.decode()
-    parts = unframed(data, where)
+    parts = [bytes(part) for part in unframed(data, where)]
     error = WireError("a header is malformed", where=where, fix="refuse the message")
     if len(parts) < 7 or len(parts[0]) != DIGEST_BYTES or len(parts[2]) != DIGEST_BYTES:
         raise error
@@ -132,9 +137,11 @@ def decode_header(data: bytes) -> Header:
     return Header(parts[0], run, epoch, round_number, attempt, names, parts[2], nonces)
 
 
-def upload_digest(header: Header, sender: str, payload: bytes) -> bytes:
+def upload_digest(header: Header, sender: str, payload: Payload) -> bytes:
     """Return the digest of one upload that the silos confirm: SHA-256, 32 bytes."""
-    return hashlib.sha256(framed(labels.UPLOAD, header.digest(), sender.encode(), payload)).digest()
+    state = hashlib.sha256(framed(labels.UPLOAD, header.digest(), sender.encode()))
+    state.update(payload)
+    return state.digest()
 
 
 @dataclass(frozen=True)
@@ -157,7 +164,7 @@ class Nonce:
         return framed(labels.NONCE, self.name.encode(), self.nonce, self.signature)
 
     @classmethod
-    def decode(cls, data: bytes) -> Nonce:
+    def decode(cls, data: Payload) -> Nonce:
         parts = Parts(data, labels.NONCE)
         message = cls(parts.name(), parts.take(NONCE_BYTES), parts.take(SIGNATURE_BYTES))
         parts.done()
@@ -175,7 +182,7 @@ class Start:
         return framed(labels.START, self.header.encode(), framed(*self.signatures))
 
     @classmethod
-    def decode(cls, data: bytes) -> Start:
+    def decode(cls, data: Payload) -> Start:
         parts = Parts(data, labels.START)
         header = decode_header(parts.take())
         message = cls(header, parts.blobs(len(header.members), SIGNATURE_BYTES))
@@ -195,7 +202,7 @@ class Agreement:
         return framed(labels.PROPOSE, self.header.encode(), encode_names(self.uploaders), framed(*self.digests))
 
     @classmethod
-    def decode(cls, data: bytes) -> Agreement:
+    def decode(cls, data: Payload) -> Agreement:
         parts = Parts(data, labels.PROPOSE)
         header, uploaders = decode_header(parts.take()), parts.names()
         message = cls(header, uploaders, parts.blobs(len(uploaders), DIGEST_BYTES))
@@ -224,7 +231,7 @@ class Confirm:
         return framed(labels.CONFIRM, self.name.encode(), self.agreement, self.signature)
 
     @classmethod
-    def decode(cls, data: bytes) -> Confirm:
+    def decode(cls, data: Payload) -> Confirm:
         parts = Parts(data, labels.CONFIRM)
         message = cls(parts.name(), parts.take(DIGEST_BYTES), parts.take(SIGNATURE_BYTES))
         parts.done()
@@ -250,7 +257,7 @@ class Request:
         )
 
     @classmethod
-    def decode(cls, data: bytes) -> Request:
+    def decode(cls, data: Payload) -> Request:
         parts = Parts(data, labels.REQUEST)
         agreement, confirmers = Agreement.decode(parts.take()), parts.names()
         message = cls(agreement, confirmers, parts.blobs(len(confirmers), SIGNATURE_BYTES), parts.names())
@@ -263,15 +270,15 @@ class Aggregate:
     """Aggregator to every silo, 8th (the 7th is the share): the request it follows from, and the padded sum."""
 
     request: Request
-    residues: bytes
+    residues: Payload
 
     def encode(self) -> bytes:
-        return framed(labels.AGGREGATE, self.request.encode(), self.residues)
+        return framed(labels.AGGREGATE, self.request.encode(), bytes(self.residues))
 
     @classmethod
-    def decode(cls, data: bytes) -> Aggregate:
+    def decode(cls, data: Payload) -> Aggregate:
         parts = Parts(data, labels.AGGREGATE)
-        message = cls(Request.decode(parts.take()), parts.take())
+        message = cls(Request.decode(parts.take()), parts.view())
         parts.done()
         return message
 
@@ -297,7 +304,7 @@ class Dealing:
         return framed(*self._parts(), self.signature)
 
     @classmethod
-    def decode(cls, data: bytes, members: int) -> Dealing:
+    def decode(cls, data: Payload, members: int) -> Dealing:
         parts = Parts(data, labels.DEALING)
         dealer, nonce, commitment = parts.name(), parts.take(NONCE_BYTES), parts.take(DIGEST_BYTES)
         message = cls(dealer, nonce, commitment, parts.blobs(members, DIGEST_BYTES), parts.take(SIGNATURE_BYTES))
@@ -316,7 +323,7 @@ class Deal:
         return framed(labels.DEAL, self.dealing, *self.boxes)
 
     @classmethod
-    def decode(cls, data: bytes, members: int) -> Deal:
+    def decode(cls, data: Payload, members: int) -> Deal:
         parts = Parts(data, labels.DEAL)
         message = cls(parts.take(), tuple(parts.take() for _ in range(members)))
         parts.done()
@@ -334,7 +341,7 @@ class Dealt:
         return framed(labels.DEALT, *self.dealings, *self.boxes)
 
     @classmethod
-    def decode(cls, data: bytes, members: int) -> Dealt:
+    def decode(cls, data: Payload, members: int) -> Dealt:
         parts = Parts(data, labels.DEALT)
         items = [parts.take() for _ in range(2 * members)]
         parts.done()
@@ -354,7 +361,7 @@ class Test:
         return framed(labels.TEST, b"%d" % self.stage, *self.uploads, *self.shares)
 
     @classmethod
-    def decode(cls, data: bytes, openings: int) -> Test:
+    def decode(cls, data: Payload, openings: int) -> Test:
         parts = Parts(data, labels.TEST)
         stage, items = parts.number(), [parts.take() for _ in range(2 * openings)]
         parts.done()
@@ -372,7 +379,7 @@ class Tested:
         return framed(labels.TESTED, b"%d" % self.stage, *self.sums)
 
     @classmethod
-    def decode(cls, data: bytes, openings: int) -> Tested:
+    def decode(cls, data: Payload, openings: int) -> Tested:
         parts = Parts(data, labels.TESTED)
         message = cls(parts.number(), tuple(parts.take() for _ in range(openings)))
         parts.done()
