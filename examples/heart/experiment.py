@@ -27,7 +27,7 @@ def auc(scores: np.ndarray, labels: np.ndarray) -> float:
 
 experiment = Experiment(
     name="heart-disease",
-    purpose="Predict coronary heart disease from routine examinations, for research on diagnosis",
+    purpose="heart-disease-research",
     model=model,
     loss=loss,
     tensors=tensors,

@@ -32,7 +32,7 @@ METRIC_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 Release = Literal["model", "metrics", "records"]
 Custody = Literal["shared", "threshold"]
 Weighting = Literal["uniform", "examples"]
-RELEASES: tuple[str, ...] = get_args(Release)
+RELEASES: tuple[Release, ...] = get_args(Release)
 
 # Bounds on what is accepted at all; a silo's policy is where institutions set what they allow. Above these an
 # epsilon or delta promises nothing, and below MIN_DELTA the distance of our noise from an exact Gaussian
@@ -89,7 +89,8 @@ class LocalDP:
         _number(owner, "epsilon", self.epsilon, f"above 0 and at most {MAX_EPSILON:g}", 0, MAX_EPSILON)
         wants = f"at least {MIN_DELTA:g} and at most {MAX_DELTA:g}, and far below 1/records"
         _number(owner, "delta", self.delta, wants, MIN_DELTA * (1 - 1e-12), MAX_DELTA)
-        _number(owner, "clipping_norm", self.clipping_norm, "above 0 (an L2 norm, often 0.1 to 10)", 0, 1e6)
+        wants = "above 1e-6 and at most 1e6 (an L2 norm, often 0.1 to 10)"
+        _number(owner, "clipping_norm", self.clipping_norm, wants, 1e-6, 1e6)
         _number(
             owner, "sample_rate", self.sample_rate, "above 0 and at most 1 (1 takes every record in each step)", 0, 1
         )
@@ -170,14 +171,15 @@ class Experiment:
     privacy: LocalDP
     encryption: Encryption = Encryption()
     aggregation: FedAvg = FedAvg()
-    releases: Collection[str] = RELEASES
+    releases: Collection[Release] = RELEASES
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not NAME.fullmatch(self.name):
             raise _reject("Experiment", "name", self.name, "1 to 64 of a-z, 0-9 and '-', not beginning with '-'")
         owner = f"Experiment {self.name!r}"
-        if not isinstance(self.purpose, str) or not self.purpose.strip():
-            raise _reject(owner, "purpose", self.purpose, "a sentence the silos' policies and people can judge")
+        if not isinstance(self.purpose, str) or not NAME.fullmatch(self.purpose):
+            wants = "a purpose as the silos' policies name it, such as 'heart-disease-research' (a-z, 0-9 and '-')"
+            raise _reject(owner, "purpose", self.purpose, wants)
         for field in ("model", "loss", "tensors"):
             if not callable(getattr(self, field)):
                 wants = "a function" + (" that returns a new model, not a model" if field == "model" else "")

@@ -1,0 +1,388 @@
+"""One run at one silo, from the invitation to the sealed model.
+
+The order is the protection: decide before any code of the experiment is executed; reserve budget before training;
+charge it before the upload leaves; verify an opened sum before anything is computed from it. Every step is recorded in
+the silo's log before its answer is given.
+
+Source: PROTOCOL section 4.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from silo_crypto.codec import FixedPoint
+from silo_crypto.keys import Identity, PublicIdentity, seal
+from silo_crypto.protocol import Header
+from silo_crypto.randomness import Csprng
+from silo_policies import Decision, Moment, Outcome, ReleaseFacts, sign
+
+from silo.agent.custody import Session, session_for
+from silo.agent.facts import Measured, choose_dataset, gate_of, gather, reserve
+from silo.api import Experiment, load_experiment_bytes
+from silo.canonical import digest_of
+from silo.custody import EPOCH
+from silo.errors import PolicyDenied, VerificationFailed
+from silo.home import Home
+from silo.messages import (
+    Common,
+    Finish,
+    FinishReply,
+    Head,
+    Invite,
+    InviteReply,
+    Metrics,
+    Previous,
+    RoundReply,
+    RoundRequest,
+    Step,
+    StepReply,
+)
+from silo.submission import Submission
+
+Vector = NDArray[np.float32]
+MODEL_INFO, DIGEST_INFO = b"silo/v1/release-model", b"silo/v1/release-digest"
+
+
+def release_info(label: bytes, manifest: bytes, silo: str, researcher: str) -> bytes:
+    """Return the HPKE info that binds a sealed release to its run, its silo and its recipient."""
+    return label + b"\0" + manifest + silo.encode() + b"\0" + researcher.encode()
+
+
+@dataclass
+class _Sent:
+    """The last header this silo uploaded under or was asked to; the aggregate of its round is due next."""
+
+    header: Header
+    uploaded: bool
+
+
+class Run:
+    """A silo's state in one run. Not for two threads at once."""
+
+    def __init__(self, home: Home, identity: Identity, common: Common) -> None:
+        self._home = home
+        self._identity = identity
+        self._common = common
+        self.id = common["run"]
+        self._manifest = common["manifest"]
+        self._log = home.log()
+        self._rng = Csprng()
+        self.permitted = False
+        self._measured: Measured | None = None
+        self._chain = bytes(32)
+        self._sent: _Sent | None = None
+        self._rounds = 0
+        self._session: Session | None = None
+        self._members: tuple[str, ...] = ()
+
+    # 1. Decide -------------------------------------------------------------------------------------------------------
+
+    def consider(self, head: Invite, blobs: Mapping[str, bytes]) -> InviteReply:
+        """Check the submission, gather the facts, let the policy decide, and sign the decision."""
+        submission = Submission.parse(head.consortium_document, head.run_document, blobs.get("bundle", b""))
+        submission.check(now=datetime.now(UTC), pinned=self._home.consortium().body.digest)
+        run = submission.run.body
+        if (run.run, run.digest) != (head.run, head.manifest):
+            raise VerificationFailed("the message and its run manifest name different runs", where=f"run {head.run}")
+        if self._identity.name not in run.members:
+            raise VerificationFailed("this silo is not invited", where=f"run {head.run}")
+        self._submission = submission
+        self._dataset = choose_dataset(self._home, run.purpose)
+        self._log.append(
+            "manifest", {"digest": run.digest, "run": run.run, "consortium": run.consortium, "code": run.code_digest}
+        )
+        # Experiment code runs only when a steward approved these bytes, and even then only after the signatures held.
+        if self._home.approved(run.code_digest):
+            self._prepare()
+        outcome, decision = self._decide("accept", round_number=0)
+        self.permitted = outcome.permitted
+        if self.permitted:
+            self._log.append("run-started", {"run": run.run, "digest": run.digest})
+        else:
+            self._log.append("refusal", {"run": run.run, "digest": decision.body.digest, "what": "denied by policy"})
+            self.close()
+        return InviteReply(**self._common, decision=decision.to_dict())
+
+    def _prepare(self) -> None:
+        """Load the approved experiment, this silo's records and the trainer."""
+        from silo.data import load, split_rows
+        from silo.training.accounting import Plan
+        from silo.training.check import check_model
+        from silo.training.model import build_model, flatten
+        from silo.training.trainer import LocalTrainer, to_tensors
+
+        run = self._submission.run.body
+        self._experiment: Experiment = load_experiment_bytes(self._submission.bundle, run.code_digest)
+        privacy = run.privacy
+        self._plan = Plan(
+            epsilon=privacy.epsilon,
+            delta=privacy.delta,
+            clipping_norm=privacy.clipping_norm,
+            noise_multiplier=privacy.noise_multiplier,
+            sample_rate=privacy.sample_rate,
+            steps_per_round=privacy.steps_per_round,
+            expected_batch=privacy.expected_batch,
+            learning_rate=privacy.learning_rate,
+            rounds=run.rounds,
+            parameters=run.model.parameters,
+        )
+        self._plan.verify()
+        check_model(self._experiment)
+        records = load(self._dataset.source)
+        features, targets = to_tensors(self._experiment, records)
+        train, self._test = split_rows(targets.numpy(), self._dataset.split_seed)
+        self._trainer = LocalTrainer(self._experiment, self._plan, features[train], targets[train], seed=run.model.seed)
+        self._features, self._targets = features, targets
+        self._data_digest = records.source
+        self._model: Vector = flatten(build_model(self._experiment, run.model.seed))
+        self._measured = Measured(
+            epsilon=self._plan.epsilon_after(self._plan.steps), model_size=len(self._model), records=len(train)
+        )
+
+    def _decide(self, moment: Moment, round_number: int, release: ReleaseFacts | None = None) -> tuple[Outcome, Any]:
+        facts = gather(
+            self._home,
+            self._submission,
+            self._dataset,
+            self._measured,
+            round_number=round_number,
+            release=release,
+        )
+        gate, waivers = gate_of(self._home, self._submission)
+        outcome = gate.evaluate(moment, facts, now=datetime.now(UTC), waivers=waivers)
+        decision = sign(Decision.of(outcome, run=self.id, silo=self._identity.name), self._identity)
+        self._log.append(
+            "decision",
+            {
+                "run": self.id,
+                "silo": self._identity.name,
+                "moment": moment,
+                "decision": outcome.decision,
+                "digest": decision.body.digest,
+                "deciding": list(decision.body.deciding)[:64],
+            },
+        )
+        return outcome, decision
+
+    # 2. Keys and budget ----------------------------------------------------------------------------------------------
+
+    def step(self, head: Step, blobs: Mapping[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
+        """Take one step of the custody; the first of the set-up also reserves the run's budget."""
+        if head.round == 0 and self._session is None:
+            self._join(head.members, head.decisions)
+        if self._session is None or tuple(head.members) != self._members:
+            raise VerificationFailed("the members changed within a key epoch", where=f"step {head.step}")
+        answer = self._session.step(head.step, head.round, blobs)
+        reply = StepReply(**common, step=head.step, confirmation=answer.confirmation, nonce=answer.nonce)
+        return reply, dict(answer.blobs)
+
+    def _join(self, members: Sequence[str], decisions: Sequence[Mapping[str, Any]]) -> None:
+        """Believe the list of members only with a signed permit of each, then reserve and start the epoch."""
+        run = self._submission.run.body
+        if list(members) != sorted(set(members)) or self._identity.name not in members:
+            raise VerificationFailed(
+                "the list of members is not sorted, or leaves this silo out", where=f"run {self.id}"
+            )
+        if len(members) < run.minimum_silos or len(decisions) != len(members):
+            raise VerificationFailed("fewer permits than the agreed minimum", where=f"run {self.id}")
+        for name, document in zip(members, decisions, strict=True):
+            decision = self._submission.decision(document, name)
+            if decision.decision != "permit" or decision.moment != "accept":
+                raise VerificationFailed(f"{name} did not permit the run", where=f"run {self.id}")
+        self._members = tuple(members)
+        self._ledger = self._home.ledger()
+        self._reservation = reserve(
+            self._ledger, self._dataset, self._plan, run=self.id, code=run.code_digest, data=self._data_digest
+        )
+        self._log.append(
+            "budget-reserved",
+            {
+                "run": self.id,
+                "population": self._dataset.population,
+                "epsilon": self._plan.epsilon_after(self._plan.steps),
+                "delta": self._plan.delta,
+            },
+        )
+        self._session = session_for(self._submission, members, self._identity)
+        self._log.append("key-epoch", {"run": self.id, "epoch": EPOCH, "members": list(members)})
+
+    # 3. Rounds -------------------------------------------------------------------------------------------------------
+
+    def round(self, head: RoundRequest, blobs: Mapping[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
+        """Apply the previous aggregate, ask the policy, train, charge, encrypt."""
+        session = self._require_session(head.members)
+        if head.round != self._rounds + 1 or head.attempt != 1:
+            raise VerificationFailed(f"round {head.round} is out of turn", where=f"run {self.id}")
+        before = self._metrics() if head.round == 1 else None
+        self._apply(head.previous, blobs)
+        outcome, _ = self._decide("round", round_number=head.round)
+        if not outcome.permitted:
+            reasons = "; ".join(result.message for result in outcome.denied)
+            raise PolicyDenied(f"the policy stopped the run: {reasons}", where=f"round {head.round}")
+        header = Header(
+            manifest=self._submission.digest,
+            run=self.id,
+            epoch=EPOCH,
+            round=head.round,
+            attempt=head.attempt,
+            members=self._members,
+            chain=self._chain,
+            nonces=tuple(bytes.fromhex(nonce) for nonce in head.nonces),
+        )
+        self._sent = _Sent(header, uploaded=False)
+        self._rounds = head.round
+        update = self._trainer.run(self._model)
+        encryption = self._submission.run.body.encryption
+        values = FixedPoint(encryption.value_bound, encryption.value_bits).encode(update.vector, self._rng)
+        upload = session.upload(header, values)
+        # Charged durably before a byte can leave: a crash from here on over-charges, never under-charges.
+        digest = digest_of(upload)
+        self._ledger.charge(self._reservation, head.round, head.attempt, update.steps, upload_digest=digest)
+        self._log.append(
+            "upload",
+            {
+                "run": self.id,
+                "round": head.round,
+                "attempt": head.attempt,
+                "silo": self._identity.name,
+                "digest": digest,
+            },
+        )
+        self._sent.uploaded = True
+        reply = RoundReply(
+            **common,
+            round=head.round,
+            attempt=head.attempt,
+            chain=self._chain.hex(),
+            model=session.tag(self._model).hex(),
+            metrics=before,
+        )
+        return reply, {"upload": upload}
+
+    def _apply(self, previous: Previous | None, blobs: Mapping[str, bytes]) -> None:
+        """Open the aggregate that is due, verify it, and take the average of it as the next model."""
+        if self._sent is None:
+            if previous is not None or "aggregate" in blobs:
+                raise VerificationFailed("an aggregate came before any upload", where=f"run {self.id}")
+            return
+        header, session = self._sent.header, self._require_session(self._sent.header.members)
+        if previous is None or (previous.round, previous.attempt) != (header.round, header.attempt):
+            raise VerificationFailed(f"the aggregate of round {header.round} is missing", where=f"run {self.id}")
+        sums = session.open(header, blobs.get("aggregate", b""), previous.uploaders, own=self._sent.uploaded)
+        encryption = self._submission.run.body.encryption
+        codec = FixedPoint(encryption.value_bound, encryption.value_bits)
+        self._model = self._model + codec.decode_mean(sums, len(previous.uploaders))
+        self._chain = session.chain(header, sums)
+        self._sent = None
+        self._log.append(
+            "aggregate",
+            {
+                "run": self.id,
+                "round": header.round,
+                "attempt": header.attempt,
+                # The sealed chain, never a hash of the aggregate: small models can be guessed.
+                "digest": digest_of(self._chain),
+                "silos": list(previous.uploaders),
+            },
+        )
+
+    # 4. Finish -------------------------------------------------------------------------------------------------------
+
+    def finish(self, head: Finish, blobs: Mapping[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
+        """Apply the last aggregate, settle the budget, and release what the policy permits to whom it permits."""
+        session = self._require_session(self._members)
+        self._apply(head.previous, blobs)
+        run = self._submission.run.body
+        if head.previous.round != run.rounds:
+            raise VerificationFailed("the run ended before its last round", where=f"run {self.id}")
+        self._reservation = self._ledger.settle(self._reservation)
+        spent = self._plan.epsilon_after(self._trainer.steps)
+        self._log.append(
+            "budget-settled",
+            {"run": self.id, "population": self._dataset.population, "epsilon": spent, "delta": self._plan.delta},
+        )
+        metrics = self._metrics()
+        measured = self._measured
+        records = measured.records if measured is not None and self._may_release("records") else None
+        sealed: dict[str, bytes] = {}
+        if self._may_release("model"):
+            researcher = self._submission.researcher()
+            weights = self._model.astype("<f4").tobytes()
+            sealed["digest"] = self._sealed(researcher, DIGEST_INFO, hashlib.sha256(weights).digest())
+            if head.releaser == self._identity.name:
+                sealed["model"] = self._sealed(researcher, MODEL_INFO, weights)
+        tag = session.tag(self._model).hex()
+        self._log.append("run-finished", {"run": self.id, "rounds": self._rounds})
+        reply = FinishReply(
+            **common,
+            chain=self._chain.hex(),
+            model=tag,
+            epsilon=spent,
+            delta=self._plan.delta,
+            records=records,
+            metrics=metrics,
+            checkpoint=self._log.checkpoint(self._identity),
+        )
+        return reply, sealed
+
+    def _sealed(self, researcher: PublicIdentity, label: bytes, content: bytes) -> bytes:
+        info = release_info(label, self._submission.digest, self._identity.name, researcher.name)
+        return seal(researcher, info, content)
+
+    def _metrics(self) -> Metrics | None:
+        """Score the model on this silo's test part, if the run asks for it and the policy lets it leave."""
+        if not self._may_release("metrics"):
+            return None
+        from silo.training.evaluate import evaluate
+
+        features, targets = self._features[self._test], self._targets[self._test]
+        seed = self._submission.run.body.model.seed
+        values = evaluate(self._experiment, self._model, features, targets, seed=seed)
+        positives = int((targets > 0).sum())
+        return Metrics(values=values, positives=positives, negatives=len(targets) - positives)
+
+    def _may_release(self, kind: str) -> bool:
+        """Ask the gate at the moment of release, and record the answer."""
+        if kind not in self._submission.run.body.releases:
+            return False
+        facts = ReleaseFacts(kind=kind, recipient="researcher", rounding=1, epsilon=0.0)
+        outcome, decision = self._decide("release", round_number=self._rounds, release=facts)
+        entry = "release" if outcome.permitted else "refusal"
+        self._log.append(entry, {"run": self.id, "what": kind, "digest": decision.body.digest})
+        return outcome.permitted
+
+    # Housekeeping ----------------------------------------------------------------------------------------------------
+
+    def require(self, manifest: str) -> None:
+        """Raise unless a message is of this run's manifest."""
+        if manifest != self._manifest:
+            raise VerificationFailed("the message is of another manifest", where=f"run {self.id}")
+
+    def record_fault(self, what: str) -> None:
+        """Write a fault into the silo's log."""
+        self._log.append("fault", {"run": self.id, "what": what[:500]})
+
+    def abort(self, reason: str) -> None:
+        """End the run without a model; what was charged stays charged."""
+        self.record_fault(f"aborted: {reason}")
+        self.close()
+
+    def close(self) -> None:
+        """Forget keys and close files."""
+        if self._session is not None:
+            self._session.close()
+        if hasattr(self, "_ledger"):
+            self._ledger.close()
+        self._log.close()
+
+    def _require_session(self, members: Sequence[str]) -> Session:
+        if self._session is None or tuple(members) != self._members:
+            raise VerificationFailed("the members are not those of the key epoch", where=f"run {self.id}")
+        return self._session

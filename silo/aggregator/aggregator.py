@@ -1,0 +1,420 @@
+"""A run as the aggregator sees it: decisions, ciphertexts, sizes and timings, and nothing else.
+
+Invariant: nothing here can decrypt. The aggregator holds its own signing key, the signed manifests, and sums of
+ciphertexts; no secret key of the custody, no update, no aggregate in the clear and no model ever reaches it.
+`tests/e2e/test_aggregator_is_blind.py` searches everything that does.
+
+A run, step by step (PROTOCOL section 4): invite, key set-up, rounds, finish. Rounds overlap: the aggregate of round r
+travels with the request for round r + 1, so under shared custody a round is one exchange.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from silo_crypto.errors import CryptoError
+from silo_crypto.protocol import Header
+
+from silo.aggregator.blind import secrets_held
+from silo.aggregator.custody import Collector, collector_for
+from silo.aggregator.events import Events
+from silo.canonical import digest_of
+from silo.errors import BudgetExceeded, ConfigError, PeerError, PolicyDenied, SiloError, VerificationFailed
+from silo.home import Home
+from silo.messages import (
+    Abort,
+    Common,
+    Fault,
+    Finish,
+    FinishReply,
+    Head,
+    Invite,
+    InviteReply,
+    Packet,
+    Previous,
+    RoundReply,
+    RoundRequest,
+    Step,
+    StepReply,
+    head_digest,
+    open_packet,
+    seal_packet,
+    sender_of,
+)
+from silo.storage import write_atomically
+from silo.submission import Submission
+
+RESULT = "result.json"
+INVITE_SECONDS = 120.0
+STEP_SECONDS = 300.0
+ROUND_SECONDS = 1800.0
+FINISH_SECONDS = 300.0
+
+R = TypeVar("R", bound=Head)
+
+
+class Exchange(Protocol):
+    """Carries packets to nodes and back, with a deadline (:class:`silo.flower.server_app.GridExchange`)."""
+
+    def nodes(self) -> list[str]: ...
+
+    def exchange(
+        self, packets: Mapping[str, Packet], *, training: bool, seconds: float
+    ) -> dict[str, Packet | None]: ...
+
+
+@dataclass
+class _Pending:
+    """The aggregate that the silos have not seen yet."""
+
+    header: Header
+    uploaders: list[str]
+    aggregate: bytes
+
+
+@dataclass
+class _State:
+    """What a run has come to. Public facts only."""
+
+    members: list[str] = field(default_factory=list)
+    chain: bytes = bytes(32)
+    nonces: dict[str, bytes] = field(default_factory=dict)
+    pending: _Pending | None = None
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    faults: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Aggregator:
+    """Runs one submission to its end and leaves ``result.json`` in the run's directory."""
+
+    def __init__(self, home: Home, submission: Submission) -> None:
+        self._home = home
+        self._identity = home.identity()
+        self._log = home.log()
+        self._submission = submission
+        self._run = submission.run.body
+        self._digest = submission.run.body.digest
+        self._directory = home.run_directory(self._run.run)
+        self._events = Events(self._directory / "events.jsonl")
+        self._nodes: dict[str, str] = {}
+        self._decisions: dict[str, dict[str, Any]] = {}
+        self._state = _State()
+
+    @classmethod
+    def open(cls, home: Path, run: str) -> Aggregator:
+        """Open an aggregator's home and a run submitted to it."""
+        opened = Home.open(home)
+        return cls(opened, Submission.load(opened.run_directory(run)))
+
+    def run(self, exchange: Exchange) -> None:
+        """Run to the end. Raises the error that ended it, after telling every silo and writing it down."""
+        self._log.append("manifest", {"digest": self._digest, "run": self._run.run, "consortium": self._run.consortium})
+        try:
+            self._invite(exchange)
+            collector = collector_for(self._submission, self._state.members)
+            self._set_up(exchange, collector)
+            for number in range(1, self._run.rounds + 1):
+                self._round(exchange, collector, number)
+            result = self._finish(exchange, collector)
+        except (SiloError, CryptoError) as error:
+            self._log.append("fault", {"run": self._run.run, "what": str(error)[:500]})
+            self._events.emit("failed", what=str(error))
+            self._abort(exchange)
+            raise
+        finally:
+            self._events.close()
+            self._log.close()
+        write_atomically(self._directory / RESULT, json.dumps(result, indent=2, sort_keys=True).encode())
+
+    # 1. Invite: every silo decides -----------------------------------------------------------------------------------
+
+    def _invite(self, exchange: Exchange) -> None:
+        submission = self._submission
+        head = Invite(
+            **self._common(),
+            consortium_document=submission.consortium.to_dict(),
+            run_document=submission.run.to_dict(),
+        )
+        packet = seal_packet(head, self._identity, {"bundle": submission.bundle})
+        nodes = exchange.nodes()
+        self._events.emit("inviting", nodes=len(nodes), rounds=self._run.rounds)
+        answers = exchange.exchange(dict.fromkeys(nodes, packet), training=False, seconds=INVITE_SECONDS)
+        for node, answer in answers.items():
+            if answer is None:
+                continue
+            name = sender_of(answer)
+            if name not in self._run.members or name in self._nodes:
+                raise VerificationFailed(f"a node answered as {name}, which was not invited or answered before")
+            reply = self._read(answer, name, InviteReply, packet)
+            decision = submission.decision(reply.decision, name)
+            self._nodes[name] = node
+            self._decisions[name] = reply.decision
+            self._log.append(
+                "decision",
+                {"run": self._run.run, "silo": name, "decision": decision.decision, "digest": decision.digest},
+            )
+            self._events.emit(
+                "decision",
+                silo=name,
+                decision=decision.decision,
+                reasons=[reason.model_dump(mode="json") for reason in decision.reasons],
+            )
+            if decision.decision == "permit":
+                self._state.members.append(name)
+        self._state.members.sort()
+        permitted = len(self._state.members)
+        if permitted < self._run.minimum_silos:
+            raise PolicyDenied(
+                f"{permitted} of {len(self._run.members)} silos permit the run, {self._run.minimum_silos} are needed"
+                + _first_reason(submission, self._decisions),
+                where=f"run {self._run.run}",
+                fix="`silo policy explain` shows each silo's rules; change the experiment, not the policy",
+            )
+
+    # 2. Key set-up ---------------------------------------------------------------------------------------------------
+
+    def _set_up(self, exchange: Exchange, collector: Collector) -> None:
+        decisions = [self._decisions[name] for name in self._state.members]
+
+        def ask(
+            step: str, blobs: Mapping[str, Mapping[str, bytes]]
+        ) -> dict[str, tuple[StepReply, Mapping[str, bytes]]]:
+            return self._step(exchange, step, 0, 0, blobs, decisions)
+
+        collector.set_up(ask)
+        self._log.append("key-epoch", {"run": self._run.run, "epoch": 1, "members": self._state.members})
+        self._events.emit("keys", members=self._state.members)
+
+    def _step(
+        self,
+        exchange: Exchange,
+        step: str,
+        number: int,
+        attempt: int,
+        blobs: Mapping[str, Mapping[str, bytes]],
+        decisions: Sequence[Mapping[str, Any]] = (),
+    ) -> dict[str, tuple[StepReply, Mapping[str, bytes]]]:
+        """Ask some silos for one step of the custody; who does not answer in time is missing from what returns."""
+        head = Step(
+            **self._common(),
+            step=step,
+            round=number,
+            attempt=attempt,
+            members=self._state.members,
+            decisions=[dict(each) for each in decisions],
+        )
+        packets = {name: seal_packet(head, self._identity, mine) for name, mine in blobs.items()}
+        replies: dict[str, tuple[StepReply, Mapping[str, bytes]]] = {}
+        for name, (reply, answer) in self._ask(exchange, packets, StepReply, STEP_SECONDS).items():
+            if reply.step != step:
+                raise VerificationFailed(f"{name} answered step {reply.step!r} to {step!r}")
+            if reply.nonce:
+                self._state.nonces[name] = bytes.fromhex(reply.nonce)
+            replies[name] = (reply, answer.blobs)
+        return replies
+
+    # 3. Rounds -------------------------------------------------------------------------------------------------------
+
+    def _round(self, exchange: Exchange, collector: Collector, number: int) -> None:
+        state, attempt, started = self._state, 1, time.monotonic()
+        nonces = [state.nonces.pop(name) for name in state.members if name in state.nonces]
+        request = RoundRequest(
+            **self._common(),
+            round=number,
+            attempt=attempt,
+            members=state.members,
+            nonces=[nonce.hex() for nonce in nonces],
+            previous=self._previous(),
+        )
+        packet = seal_packet(request, self._identity, self._aggregate_blob())
+        packets = dict.fromkeys(state.members, packet)
+        answers = self._ask(exchange, packets, RoundReply, ROUND_SECONDS, training=True)
+        self._agree({name: (reply.chain, reply.model) for name, (reply, _) in answers.items()}, number)
+        header = Header(
+            manifest=bytes.fromhex(self._digest.removeprefix("sha256:")),
+            run=self._run.run,
+            epoch=1,
+            round=number,
+            attempt=attempt,
+            members=tuple(state.members),
+            chain=state.chain,
+            nonces=tuple(nonces),
+        )
+        uploads: dict[str, bytes] = {}
+        for name, (reply, answer) in answers.items():
+            if (reply.round, reply.attempt) != (number, attempt) or "upload" not in answer.blobs:
+                raise VerificationFailed(f"{name} answered another round than {number}")
+            uploads[name] = answer.blobs["upload"]
+            if reply.nonce:
+                state.nonces[name] = bytes.fromhex(reply.nonce)
+        if len(uploads) < self._run.minimum_silos:
+            raise PeerError(
+                f"{len(uploads)} silos uploaded, {self._run.minimum_silos} are needed",
+                where=f"round {number}",
+                fix="see the faults in the aggregator's log, then submit the run again",
+            )
+
+        def ask(
+            step: str, blobs: Mapping[str, Mapping[str, bytes]]
+        ) -> dict[str, tuple[StepReply, Mapping[str, bytes]]]:
+            return self._step(exchange, step, number, attempt, blobs)
+
+        uploaders, aggregate, digests = collector.collect(header, uploads, ask)
+        state.pending = _Pending(header, uploaders, aggregate)
+        place = {"run": self._run.run, "round": number, "attempt": attempt}
+        for name, digest in digests.items():
+            self._log.append("upload", {**place, "silo": name, "digest": digest})
+        self._log.append("aggregate", {**place, "digest": digest_of(aggregate), "silos": uploaders})
+        sizes = {name: len(uploads[name]) for name in uploaders}
+        dropped = [name for name in state.members if name not in uploaders]
+        state.rounds.append(
+            {
+                "round": number,
+                "attempt": attempt,
+                "participants": uploaders,
+                "dropped": dropped,
+                "seconds": time.monotonic() - started,
+                "upload_bytes": max(sizes.values()),
+                "metrics": {
+                    name: reply.metrics.model_dump()
+                    for name, (reply, _) in answers.items()
+                    if reply.metrics is not None
+                },
+            }
+        )
+        self._events.emit("round", round=number, silos=uploaders, dropped=dropped, seconds=state.rounds[-1]["seconds"])
+
+    def _agree(self, tags: Mapping[str, tuple[str, str]], number: int) -> None:
+        """Stop unless every silo holds the same past and the same model; the tags are HMACs, so only equality shows."""
+        if len(set(tags.values())) > 1:
+            common = max(set(tags.values()), key=list(tags.values()).count)
+            odd = sorted(name for name, tag in tags.items() if tag != common)
+            raise VerificationFailed(f"{', '.join(odd)} holds another model than the others", where=f"round {number}")
+        if tags:
+            self._state.chain = bytes.fromhex(next(iter(tags.values()))[0])
+
+    # 4. Finish -------------------------------------------------------------------------------------------------------
+
+    def _finish(self, exchange: Exchange, collector: Collector) -> dict[str, Any]:
+        state = self._state
+        previous = self._previous()
+        if previous is None:
+            raise PeerError("the run had no round", where=f"run {self._run.run}")
+        releaser = previous.uploaders[0]
+        head = Finish(**self._common(), previous=previous, releaser=releaser)
+        packet = seal_packet(head, self._identity, self._aggregate_blob())
+        answers = self._ask(exchange, dict.fromkeys(state.members, packet), FinishReply, FINISH_SECONDS)
+        self._agree({name: (reply.chain, reply.model) for name, (reply, _) in answers.items()}, self._run.rounds)
+        if releaser not in answers:
+            raise PeerError("the silo that was to release the model did not answer", where=releaser)
+        for name, (_, answer) in answers.items():
+            for blob in ("model", "digest"):
+                if blob in answer.blobs:
+                    write_atomically(self._directory / f"{blob}.{name}.sealed", answer.blobs[blob])
+        self._log.append("run-finished", {"run": self._run.run, "rounds": self._run.rounds, "silos": sorted(answers)})
+        self._events.emit("finished")
+        return {
+            "run": self._run.run,
+            "manifest": self._digest,
+            "decisions": self._decisions,
+            "members": state.members,
+            "rounds": state.rounds,
+            "faults": state.faults,
+            "releaser": releaser,
+            "silos": {name: reply.model_dump(mode="json", exclude={"blobs"}) for name, (reply, _) in answers.items()},
+            "secrets_held": secrets_held(self, collector, exchange),
+            "checkpoint": self._log.checkpoint(self._identity),
+        }
+
+    # Exchanges -------------------------------------------------------------------------------------------------------
+
+    def _common(self) -> Common:
+        return Common(run=self._run.run, manifest=self._digest, sender=self._identity.name, re="")
+
+    def _previous(self) -> Previous | None:
+        pending = self._state.pending
+        if pending is None:
+            return None
+        return Previous(round=pending.header.round, attempt=pending.header.attempt, uploaders=pending.uploaders)
+
+    def _aggregate_blob(self) -> dict[str, bytes]:
+        return {} if self._state.pending is None else {"aggregate": self._state.pending.aggregate}
+
+    def _ask(
+        self, exchange: Exchange, packets: Mapping[str, Packet], wanted: type[R], seconds: float, training: bool = False
+    ) -> dict[str, tuple[R, Packet]]:
+        """Send one packet to each named silo; return the verified answers of the wanted kind.
+
+        A silo that is silent or reports that it could not is a fault and is left out. A fault of verification at a silo
+        ends the run: a silo that saw a bad aggregate has destroyed the epoch's key.
+        """
+        nodes = {self._nodes[name]: name for name in packets}
+        answers = exchange.exchange(
+            {node: packets[name] for node, name in nodes.items()}, training=training, seconds=seconds
+        )
+        found: dict[str, tuple[R, Packet]] = {}
+        failed: SiloError | None = None
+        for node, answer in answers.items():
+            name = nodes[node]
+            if answer is None:
+                self._fault(name, "did not answer in time")
+                failed = failed or PeerError("did not answer in time", where=name, fix="is its agent running?")
+                continue
+            head = open_packet(answer, self._submission.member(name), run=self._run.run, manifest=self._digest)
+            if head.re != head_digest(packets[name]):
+                raise VerificationFailed(f"{name} answered another request than the one it was sent")
+            if isinstance(head, Fault):
+                self._fault(name, head.what)
+                failed = failed or _fault_error(name, head)
+                if head.exit_code == VerificationFailed.exit_code:
+                    raise VerificationFailed(head.what, where=name)
+                continue
+            if not isinstance(head, wanted):
+                raise VerificationFailed(f"{name} sent {head.kind!r}, not {wanted.__name__}")
+            found[name] = (head, answer)
+        if failed is not None and len(found) < min(len(packets), self._run.minimum_silos):
+            raise failed
+        return dict(sorted(found.items()))
+
+    def _read(self, answer: Packet, name: str, wanted: type[R], request: Packet) -> R:
+        head = open_packet(answer, self._submission.member(name), run=self._run.run, manifest=self._digest)
+        if isinstance(head, Fault):
+            raise _fault_error(name, head)
+        if not isinstance(head, wanted) or head.re != head_digest(request):
+            raise VerificationFailed(f"{name} sent {head.kind!r}, not an answer to what it was asked")
+        return head
+
+    def _fault(self, name: str, what: str) -> None:
+        number = len(self._state.rounds) + 1
+        self._state.faults.append({"round": number, "party": name, "what": what})
+        self._log.append("fault", {"run": self._run.run, "silo": name, "what": what[:500]})
+        self._events.emit("fault", silo=name, what=what)
+
+    def _abort(self, exchange: Exchange) -> None:
+        """Tell every silo that answered; nobody's answer is needed."""
+        packet = seal_packet(Abort(**self._common(), reason="the run ended without a model"), self._identity)
+        exchange.exchange(dict.fromkeys(self._nodes.values(), packet), training=False, seconds=10.0)
+
+
+def _first_reason(submission: Submission, decisions: Mapping[str, Mapping[str, Any]]) -> str:
+    """Return the first refusal in words, for the one line that a person sees."""
+    for name, document in decisions.items():
+        decision = submission.decision(document, name)
+        for reason in decision.reasons if decision.decision == "deny" else ():
+            return f"; {name}: {reason.message} [{reason.pack}/{reason.id}]"
+    return ""
+
+
+_ERRORS: Mapping[int, type[SiloError]] = {
+    error.exit_code: error for error in (ConfigError, PolicyDenied, BudgetExceeded, VerificationFailed, PeerError)
+}
+
+
+def _fault_error(name: str, fault: Fault) -> SiloError:
+    """Return a silo's fault as the error it was there, so that the exit code says what kind it is."""
+    return _ERRORS.get(fault.exit_code, PeerError)(fault.what, where=name)

@@ -1,0 +1,27 @@
+"""The command ``silo``: one file per noun, nothing heavy imported before a command needs it.
+
+Results go to stdout, talk to stderr. An expected error is one line and an exit code of its own (`silo.errors`); a
+traceback appears only with ``--debug``.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from silo.cli.app import app
+from silo.cli.fail import report_failure
+
+__all__ = ["app", "main"]
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = sys.argv[1:] if argv is None else argv
+    debug = "--debug" in arguments
+    try:
+        code = app(args=arguments, prog_name="silo", standalone_mode=False)
+    except Exception as error:
+        if debug:
+            raise
+        code = report_failure(error)
+    sys.exit(code if isinstance(code, int) else 0)

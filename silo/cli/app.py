@@ -1,0 +1,37 @@
+"""The root of the command tree and the options every command shares."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from silo import __version__
+from silo.cli import demo
+
+app = typer.Typer(
+    name="silo",
+    help="Train one model across institutions that may not share records: encrypted, private, under policy, on record.",
+    no_args_is_help=True,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"silo {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show a traceback when something fails.")] = False,
+) -> None:
+    """Options before the command."""
+
+
+app.command("demo")(demo.demo)

@@ -1,0 +1,9 @@
+"""The demo: four real hospitals and a fictional one, from an empty directory to a report.
+
+Nothing here is needed by a deployment: it plays the people (admins who create homes, a consortium that signs, a
+researcher who submits) and then starts the same two Flower apps that a deployment starts.
+"""
+
+from silo.demo.run import Options, run_demo
+
+__all__ = ["Options", "run_demo"]

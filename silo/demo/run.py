@@ -1,0 +1,218 @@
+"""Plays the demo from an empty directory to a report, and gives back the facts.
+
+Invariant: everything is built in a scratch directory beside the target and moved there when it is whole, so a demo
+that fails leaves nothing behind, and one that succeeds replaces only an earlier demo.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import shutil
+import tempfile
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from silo_policies import load_pack
+
+from silo.aggregator import RESULT, Follower
+from silo.api import Experiment, load_experiment
+from silo.canonical import digest_of, utc_now
+from silo.demo.hospitals import Hospital, cast
+from silo.demo.outcome import Played, build_report
+from silo.demo.setting import Setting, set_the_stage
+from silo.errors import ConfigError, UsageError, VerificationFailed
+from silo.report import Report, render_html, render_json
+from silo.storage import write_atomically
+
+MARK = ".silo-demo"
+Progress = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a person may choose. ``rounds`` and ``epsilon`` replace the experiment's own; ``seed`` fixes splits and
+    initial weights only."""
+
+    out: Path
+    experiment: Path | None = None
+    data: Path | None = None
+    policy: Path | None = None
+    seed: int = 0
+    rounds: int | None = None
+    epsilon: float | None = None
+    custody: str | None = None
+
+
+def shipped_experiment() -> Path:
+    """Return the heart example: in a checkout under ``examples/``, in an installed package beside this module."""
+    here = Path(__file__).resolve()
+    for place in (here.parent / "heart", here.parents[2] / "examples" / "heart"):
+        if (place / "experiment.py").is_file():
+            return place / "experiment.py"
+    raise ConfigError("the heart example is missing", where=str(here.parent), fix="install the package again")
+
+
+def run_demo(options: Options, progress: Progress) -> tuple[Report, Path]:
+    """Run everything; return the report's facts and the path of the HTML file. ``progress`` is given each event."""
+    _check_target(options.out)
+    path = options.experiment or shipped_experiment()
+    experiment, code_digest = load_experiment(path)
+    experiment = _overridden(experiment, options)
+    extra = load_pack(options.policy) if options.policy is not None else None
+    model_size = _checked(experiment)
+    options.out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{options.out.name}.", dir=options.out.parent))
+    try:
+        progress({"event": "preparing"})
+        hospitals = cast(options.data, scratch)
+        setting = set_the_stage(
+            scratch,
+            hospitals,
+            experiment,
+            path.read_bytes(),
+            code_digest=code_digest,
+            model_size=model_size,
+            seed=options.seed,
+            extra_pack=extra,
+        )
+        report = _play(scratch, setting, hospitals, experiment, options, progress)
+        write_atomically(scratch / "report.json", render_json(report).encode(), mode=0o644)
+        write_atomically(scratch / "report.html", render_html(report).encode(), mode=0o644)
+        (scratch / MARK).touch()
+        _move(scratch, options.out)
+    except BaseException:
+        shutil.rmtree(scratch, ignore_errors=True)
+        raise
+    return report, options.out / "report.html"
+
+
+def _play(
+    scratch: Path,
+    setting: Setting,
+    hospitals: tuple[Hospital, ...],
+    experiment: Experiment,
+    options: Options,
+    progress: Progress,
+) -> Report:
+    from silo.demo.baseline import run_baseline, union_auc
+
+    started = utc_now()
+    result = federate(setting, progress)
+    weights = open_release(setting, result)
+    # From here on nothing is private: the records are public, and the report labels these numbers so.
+    progress({"event": "baseline"})
+    sources = {each.name: each.source for each in hospitals if each.name in result["members"]}
+    baseline = run_baseline(experiment, sources, seed=options.seed)
+    federated = union_auc(experiment, weights, sources, seed=options.seed)
+    progress({"event": "report"})
+    return build_report(
+        Played(
+            setting=setting,
+            hospitals=hospitals,
+            experiment=experiment,
+            result=result,
+            baseline=baseline,
+            federated_auc=federated,
+            weights=weights,
+            started=started,
+            finished=utc_now(),
+        )
+    )
+
+
+def federate(setting: Setting, progress: Progress) -> dict[str, Any]:
+    """Run the two Flower apps in the local engine while ``progress`` follows the run's events; return the result."""
+    from silo.flower import client_app, engine, server_app
+
+    nodes = {number: {"silo-home": str(home.path)} for number, home in enumerate(setting.homes.values(), start=101)}
+    config = {"silo-home": str(setting.aggregator.path), "silo-run": setting.run}
+    directory = setting.aggregator.run_directory(setting.run)
+    follower = Follower(directory / "events.jsonl")
+    failure: list[BaseException] = []
+
+    def serve() -> None:
+        try:
+            engine.run_locally(server_app.app, engine.LocalGrid(client_app.app, nodes), config)
+        except BaseException as error:
+            failure.append(error)
+        finally:
+            client_app.forget_agents()
+
+    thread = threading.Thread(target=serve, name="silo-run")
+    thread.start()
+    while thread.is_alive():
+        thread.join(0.05)
+        for event in follower.new():
+            progress(event)
+    for event in follower.new():
+        progress(event)
+    if failure:
+        raise failure[0]
+    result: dict[str, Any] = json.loads((directory / RESULT).read_bytes())
+    return result
+
+
+def open_release(setting: Setting, result: dict[str, Any]) -> NDArray[np.float32]:
+    """Open, as the researcher, what the silos sealed: the model, and every silo's digest of it, which must agree."""
+    from silo.agent.run import DIGEST_INFO, MODEL_INFO, release_info
+
+    directory = setting.aggregator.run_directory(setting.run)
+
+    def opened(blob: str, label: bytes, silo: str) -> bytes:
+        path = directory / f"{blob}.{silo}.sealed"
+        if not path.exists():
+            raise ConfigError("no model was released", where=silo, fix='ask for it: releases=["model", ...]')
+        info = release_info(label, setting.submission.digest, silo, setting.researcher.name)
+        return setting.researcher.open(info, path.read_bytes())
+
+    releaser = result["releaser"]
+    weights = opened("model", MODEL_INFO, releaser)
+    for silo in result["silos"]:
+        if bytes.fromhex(digest_of(weights).removeprefix("sha256:")) != opened("digest", DIGEST_INFO, silo):
+            raise VerificationFailed(f"{silo} holds another model than {releaser} released")
+    return np.frombuffer(weights, dtype="<f4").astype(np.float32)
+
+
+def _overridden(experiment: Experiment, options: Options) -> Experiment:
+    """Return the experiment with the person's choices; a choice that makes no sense is the experiment's own error."""
+    if options.epsilon is not None:
+        privacy = dataclasses.replace(experiment.privacy, epsilon=options.epsilon)
+        experiment = dataclasses.replace(experiment, privacy=privacy)
+    if options.rounds is not None:
+        experiment = dataclasses.replace(experiment, rounds=options.rounds)
+    if options.custody is not None:
+        threshold = experiment.encryption.threshold
+        encryption = dataclasses.replace(
+            experiment.encryption,
+            custody=options.custody,  # type: ignore[arg-type]  # checked where it is built
+            threshold=None if options.custody == "shared" else threshold,
+        )
+        experiment = dataclasses.replace(experiment, encryption=encryption)
+    return experiment
+
+
+def _checked(experiment: Experiment) -> int:
+    """Return the model's size after checking that it can be trained privately at all."""
+    from silo.data.schema import HEART
+    from silo.training.check import check_experiment
+
+    return check_experiment(experiment, HEART)
+
+
+def _check_target(out: Path) -> None:
+    if out.exists() and not (out / MARK).exists():
+        raise UsageError(
+            "the output directory exists and is no earlier demo", where=str(out), fix="name another with --out"
+        )
+
+
+def _move(scratch: Path, out: Path) -> None:
+    if out.exists():
+        shutil.rmtree(out)
+    scratch.rename(out)
