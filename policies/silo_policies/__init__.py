@@ -4,7 +4,6 @@ Invariant: everything that is in doubt is a denial. See README.md beside this pa
 """
 
 from silo_policies.approval import Approval, code_signers
-from silo_policies.canonical import CLOCK_SKEW, canonical, digest, format_instant, parse_instant, parse_json
 from silo_policies.consortium import (
     Aggregator,
     ConsortiumManifest,
@@ -14,7 +13,8 @@ from silo_policies.consortium import (
     verify_consortium,
 )
 from silo_policies.decision import Decision, verify_decision
-from silo_policies.diff import Change, diff
+from silo_policies.diff import Change, diff_packs
+from silo_policies.documents import CLOCK_SKEW, canonical, digest, format_instant, parse_instant, parse_json
 from silo_policies.errors import (
     DocumentError,
     EvaluationError,
@@ -97,7 +97,7 @@ __all__ = [
     "check_pack",
     "check_waiver",
     "code_signers",
-    "diff",
+    "diff_packs",
     "digest",
     "format_instant",
     "load_pack",

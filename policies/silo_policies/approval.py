@@ -15,7 +15,7 @@ from typing import ClassVar, Self
 
 from pydantic import model_validator
 
-from silo_policies.canonical import CLOCK_SKEW, Digest, Instant, Name, Text
+from silo_policies.documents import CLOCK_SKEW, Digest, Instant, Name, Text
 from silo_policies.errors import SignatureRefused
 from silo_policies.signing import Signed, SignedBody, Verifier
 

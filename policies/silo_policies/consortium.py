@@ -16,7 +16,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
-from silo_policies.canonical import (
+from silo_policies.documents import (
     CLOCK_SKEW,
     AsTuple,
     Digest,

@@ -11,8 +11,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from silo_policies.canonical import CLOCK_SKEW, AsTuple, Digest, Instant, Name, Slug
-from silo_policies.canonical import Document as _Document
+from silo_policies.documents import CLOCK_SKEW, AsTuple, Digest, Instant, Name, Slug
+from silo_policies.documents import Document as _Document
 from silo_policies.errors import DocumentError
 from silo_policies.gate import Outcome, RuleResult
 from silo_policies.pack import Citation, Moment

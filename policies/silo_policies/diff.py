@@ -38,7 +38,7 @@ class Change:
         return None if self.field == "expr" else False
 
 
-def diff(old: Pack, new: Pack) -> tuple[Change, ...]:
+def diff_packs(old: Pack, new: Pack) -> tuple[Change, ...]:
     """Return the changes from ``old`` to ``new``: the pack's fields first, then rules in the order of their ids."""
     return tuple(_changes(old, new))
 

@@ -72,7 +72,10 @@ class CelExpr:
             )
 
         def program(bound: Any) -> bool:
-            result = compiled.eval(bound)
+            try:
+                result = compiled.eval(bound)
+            except RuntimeError as error:  # among others its own budget of 10,000 iterations
+                raise EvaluationError(f"the engine reports: {error}", where=where) from error
             value = result.value()
             if result.type() != self._bool or not isinstance(value, bool):
                 raise EvaluationError(f"the engine reports: {value}", where=where)

@@ -21,7 +21,7 @@ from typing import Annotated, Any, Literal, Self, Union, get_args, get_origin
 
 from pydantic import Field, StringConstraints, ValidationError
 
-from silo_policies.canonical import (
+from silo_policies.documents import (
     AsTuple,
     Digest,
     Document,

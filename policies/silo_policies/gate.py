@@ -16,7 +16,7 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any, Literal, Self
 
-from silo_policies.canonical import digest, parse_instant
+from silo_policies.documents import digest, parse_instant
 from silo_policies.errors import EvaluationError, PolicyError
 from silo_policies.evaluator import Evaluator, default_evaluator
 from silo_policies.facts import Facts, FactValue

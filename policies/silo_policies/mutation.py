@@ -12,7 +12,7 @@ import re
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
 
-from silo_policies.canonical import format_instant, parse_instant
+from silo_policies.documents import format_instant, parse_instant
 from silo_policies.errors import EvaluationError, ExpressionError
 from silo_policies.evaluator import Evaluator, default_evaluator
 from silo_policies.expressions import Expression, Token

@@ -20,7 +20,7 @@ from typing import Annotated, Any, Literal, Self, get_args
 from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from silo_policies import strict_yaml
-from silo_policies.canonical import AsTuple, Document, Instant, Slug, Text, digest, first_problem, problem_path
+from silo_policies.documents import AsTuple, Document, Instant, Slug, Text, digest, first_problem, problem_path
 from silo_policies.errors import ExpressionError, FactError, PackError
 from silo_policies.evaluator import Evaluator, Program, default_evaluator
 from silo_policies.expressions import Expression, parse

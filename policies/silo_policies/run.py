@@ -16,8 +16,8 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, StringConstraints, model_validator
 
-from silo_policies.canonical import CLOCK_SKEW, AsTuple, Digest, Document, Instant, Name, Slug, Text, format_instant
 from silo_policies.consortium import ConsortiumManifest
+from silo_policies.documents import CLOCK_SKEW, AsTuple, Digest, Document, Instant, Name, Slug, Text, format_instant
 from silo_policies.errors import DocumentError
 from silo_policies.facts import MAX_INTEGER, MemberFacts, RunFacts
 from silo_policies.signing import Keyring, Signed, SignedBody

@@ -18,7 +18,7 @@ from typing import Annotated, Any, ClassVar, Generic, Protocol, Self, TypeVar
 
 from pydantic import AfterValidator, ValidationError
 
-from silo_policies.canonical import Document, canonical, first_problem, parse_json, problem_path
+from silo_policies.documents import Document, canonical, first_problem, parse_json, problem_path
 from silo_policies.errors import DocumentError, SignatureRefused
 
 SIGNATURE_BYTES = 64

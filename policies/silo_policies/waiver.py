@@ -13,7 +13,7 @@ from typing import Annotated, ClassVar, Self
 
 from pydantic import StringConstraints, model_validator
 
-from silo_policies.canonical import CLOCK_SKEW, Digest, Instant, Name, Slug
+from silo_policies.documents import CLOCK_SKEW, Digest, Instant, Name, Slug
 from silo_policies.errors import DocumentError, SignatureRefused
 from silo_policies.signing import Signed, SignedBody, Verifier
 
