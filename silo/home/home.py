@@ -120,7 +120,10 @@ class Home:
 
     @classmethod
     def open(cls, path: Path | None = None) -> Home:
-        """Open the home at ``path``, or the default one; raise :class:`ConfigError` if it is none, or others may write."""
+        """Open the home at ``path``, or the default one.
+
+        Raises :class:`ConfigError` if there is none, it cannot be read, or others could change it or read its keys.
+        """
         path = (path or default_path()).absolute()
         check_directories(path, path / "keys")
         return cls(path, read_settings(path))

@@ -100,19 +100,29 @@ class Log:
         with self._database.reading() as connection:
             stop = _size(connection) if end is None else end
             rows = connection.execute(
-                "SELECT i, data FROM entry WHERE i >= ? AND i < ? ORDER BY i", (start, stop)
+                "SELECT e.i, e.data, h.value FROM entry e LEFT JOIN hash h ON h.level = 0 AND h.i = e.i "
+                "WHERE e.i >= ? AND e.i < ? ORDER BY e.i",
+                (start, stop),
             ).fetchall()
-        for index, data in rows:
-            try:
-                entry = decode(index, data)
-            except ValueError as error:
-                raise VerificationFailed(
-                    f"the entry is damaged: {error}", where=f"{self.path} entry {index}", fix="run `silo audit verify`"
-                ) from error
+        for index, data, value in rows:
+            entry = self._decoded(index, data, value)
             if (not kinds or entry.kind in kinds) and all(
-                name in entry.body and entry.body[name] == value for name, value in fields.items()
+                name in entry.body and entry.body[name] == wanted for name, wanted in fields.items()
             ):
                 yield entry
+
+    def _decoded(self, index: int, data: bytes, value: bytes) -> Entry:
+        """Return a stored entry whose bytes still have the hash they had when they were appended."""
+        try:
+            entry = decode(index, data)
+            if entry.hash == value:
+                return entry
+            problem = "it does not match its stored hash"
+        except (ValueError, TypeError) as error:
+            problem = str(error)
+        raise VerificationFailed(
+            f"the entry was altered: {problem}", where=f"{self.path} entry {index}", fix="run `silo audit verify`"
+        )
 
     def head(self, size: int | None = None) -> Checkpoint:
         """Return the unsigned head of the first ``size`` entries, or of all."""
