@@ -38,8 +38,8 @@ from silo_crypto.threshold.messages import (
     Deal,
     Dealing,
     Dealt,
-    Test,
-    Tested,
+    Trial,
+    TrialSums,
     framed,
 )
 from silo_crypto.threshold.relay import JOINT, PER_DEALER, Opening, openings, test_layout
@@ -97,10 +97,10 @@ class Ceremony:
         return self._deal
 
     def receive(self, message: Payload) -> bytes:
-        """Take the :class:`~.messages.Dealt` and return the joint :class:`~.messages.Test`.
+        """Take the :class:`~.messages.Dealt` and return the joint :class:`~.messages.Trial`.
 
-        Raise VerificationError, naming the dealer in ``silos``, for a box that does not open or hold; other CryptoErrors for messages
-        that nobody in particular can be blamed for.
+        Raise VerificationError, naming the dealer in ``silos``, for a box that does not open or hold; other
+        CryptoErrors for messages that nobody in particular can be blamed for.
         """
         epoch, name = self.epoch, self._party.name
         if self._own is None or self._keys is not None:
@@ -128,15 +128,16 @@ class Ceremony:
         return self._test(JOINT)
 
     def check(self, message: Payload) -> bytes | None:
-        """Take the :class:`~.messages.Tested` of the current stage.
+        """Take the :class:`~.messages.TrialSums` of the current stage.
 
         Return None once the keys are tested and stored; after a joint test that failed, return the per-dealer
-        :class:`~.messages.Test`; after that one, raise _dealer_error with the dealers to exclude.
+        :class:`~.messages.Trial`; after that one, raise
+        VerificationError with the dealers to exclude in ``silos``.
         """
         if self._keys is None or self._stage not in (JOINT, PER_DEALER):
             raise ProtocolError("there is no test to check", where="ceremony")
         tests = self._tests(self._stage)
-        tested = Tested.decode(message, len(tests))
+        tested = TrialSums.decode(message, len(tests))
         if tested.stage != self._stage:
             raise ProtocolError(f"expected stage {self._stage}", where="ceremony")
         failed = [
@@ -191,7 +192,7 @@ class Ceremony:
                 shares.append(cipher.share(keys, layout, labels.TEST, test.seed, test.transcript, uploaders, sharers))
             else:
                 shares.append(b"")
-        return Test(stage, tuple(uploads), tuple(shares)).encode()
+        return Trial(stage, tuple(uploads), tuple(shares)).encode()
 
     def _is_zero(self, test: _Test, total: bytes) -> bool:
         layout, keys, opening = test_layout(self.epoch), self._keys, test.opening

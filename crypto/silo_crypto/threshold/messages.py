@@ -349,10 +349,9 @@ class Dealt:
 
 
 @dataclass(frozen=True)
-class Test:
+class Trial:
     """Silo to aggregator, 3rd: for each opening of the stage an encrypted zero and a share; empty where not asked."""
 
-    __test__ = False  # no pytest class
     stage: int
     uploads: tuple[bytes, ...]
     shares: tuple[bytes, ...]
@@ -361,7 +360,7 @@ class Test:
         return framed(labels.TEST, b"%d" % self.stage, *self.uploads, *self.shares)
 
     @classmethod
-    def decode(cls, data: Payload, openings: int) -> Test:
+    def decode(cls, data: Payload, openings: int) -> Trial:
         parts = Parts(data, labels.TEST)
         stage, items = parts.number(), [parts.take() for _ in range(2 * openings)]
         parts.done()
@@ -369,7 +368,7 @@ class Test:
 
 
 @dataclass(frozen=True)
-class Tested:
+class TrialSums:
     """Aggregator to every silo, 4th: the padded sum of each opening of the stage."""
 
     stage: int
@@ -379,7 +378,7 @@ class Tested:
         return framed(labels.TESTED, b"%d" % self.stage, *self.sums)
 
     @classmethod
-    def decode(cls, data: Payload, openings: int) -> Tested:
+    def decode(cls, data: Payload, openings: int) -> TrialSums:
         parts = Parts(data, labels.TESTED)
         message = cls(parts.number(), tuple(parts.take() for _ in range(openings)))
         parts.done()

@@ -15,7 +15,7 @@ from silo_crypto.protocol import Verifier
 from silo_crypto.threshold.adder import Accumulator
 from silo_crypto.threshold.encoding import Layout
 from silo_crypto.threshold.epoch import Epoch, verify
-from silo_crypto.threshold.messages import Deal, Dealing, Dealt, Test, Tested
+from silo_crypto.threshold.messages import Deal, Dealing, Dealt, Trial, TrialSums
 
 JOINT, PER_DEALER = 0, 1
 _TEST_COEFFICIENTS = 256
@@ -67,13 +67,13 @@ def route(epoch: Epoch, deals: Mapping[str, bytes], verifiers: Mapping[str, Veri
 
 
 def add_tests(epoch: Epoch, stage: int, tests: Mapping[str, bytes]) -> bytes:
-    """Return the :class:`~.messages.Tested` of a stage from every member's :class:`~.messages.Test`."""
+    """Return the :class:`~.messages.TrialSums` of a stage from every member's :class:`~.messages.Trial`."""
     plan, layout = openings(epoch, stage), test_layout(epoch)
     if set(tests) != set(epoch.members):
         raise ProtocolError("tests are missing, or from strangers", where="ceremony")
     sums = [Accumulator(layout) for _ in plan]
     for name in epoch.members:
-        test = Test.decode(tests[name], len(plan))
+        test = Trial.decode(tests[name], len(plan))
         if test.stage != stage:
             raise ProtocolError(f"{name} sent the test of another stage", where="ceremony")
         for opening, total, upload, share in zip(plan, sums, test.uploads, test.shares, strict=True):
@@ -83,4 +83,4 @@ def add_tests(epoch: Epoch, stage: int, tests: Mapping[str, bytes]) -> bytes:
                 total.add(upload)
             if share:
                 total.subtract(share)
-    return Tested(stage, tuple(total.payload() for total in sums)).encode()
+    return TrialSums(stage, tuple(total.payload() for total in sums)).encode()

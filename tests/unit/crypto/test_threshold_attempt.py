@@ -43,7 +43,7 @@ LENGTH = 1500  # two polynomials of the small ring, the second one partly used
 
 @pytest.fixture
 def consortium(tmp_path):
-    made = Consortium(make_epoch(5, 3), tmp_path, LENGTH).make_keys()
+    made = Consortium.ready(make_epoch(5, 3), tmp_path, LENGTH)
     yield made
     made.close()
 
@@ -237,7 +237,7 @@ def test_fields_that_do_not_fit_are_refused_and_leave_the_header_usable(consorti
 
 
 def test_the_same_values_twice_make_unrelated_uploads(consortium, values):
-    same = {name: values["s0"] for name in values}
+    same = dict.fromkeys(values, values["s0"])
     first, second = consortium.begin(0).upload(same), consortium.begin(1).upload(same)
     assert len(set(first.uploads.values()) | set(second.uploads.values())) == 10
 
@@ -291,7 +291,7 @@ def test_the_size_of_the_sum_is_bounded(consortium, values):
 
 
 def test_a_run_with_a_higher_minimum_opens_nothing_smaller(tmp_path):
-    made = Consortium(make_epoch(5, 2, minimum=5), tmp_path, 20).make_keys()
+    made = Consortium.ready(make_epoch(5, 2, minimum=5), tmp_path, 20)
     values = random_values(made.epoch.members, 20)
     with pytest.raises(ProtocolError, match="4 members cannot make 5"):
         made.start(members=made.epoch.members[:4])
@@ -350,7 +350,7 @@ def test_t_minus_one_corrupt_silos_cannot_get_two_sets_opened(consortium, values
                 assert consortium.silos["s2"].share(request.encode())
                 certified.append(agreement)
             else:
-                with pytest.raises(ProtocolError, match="confirms|another set"):
+                with pytest.raises(ProtocolError, match=r"confirms|another set"):
                     consortium.silos["s2"].share(request.encode())
         assert len(certified) <= 1
 

@@ -12,7 +12,7 @@ from silo_crypto.randomness import Csprng
 from silo_crypto.threshold import ceremony, keys, relay
 from silo_crypto.threshold.ceremony import Ceremony, load_keys
 from silo_crypto.threshold.keys import Share, box_info
-from silo_crypto.threshold.messages import Deal, Dealing, Dealt, Test, framed, unframed
+from silo_crypto.threshold.messages import Deal, Dealing, Dealt, Trial, framed, unframed
 from silo_crypto.threshold.sampling import uniform
 from silo_crypto.threshold.state import State
 
@@ -236,7 +236,7 @@ def test_the_relay_needs_everybody_and_each_ones_own_part(consortium):
     tests = {name: part.receive(dealt[name]) for name, part in consortium.ceremonies.items()}
     with pytest.raises(ProtocolError, match="missing"):
         relay.add_tests(epoch, relay.JOINT, {n: t for n, t in tests.items() if n != "s2"})
-    part = Test.decode(tests["s0"], 3)
+    part = Trial.decode(tests["s0"], 3)
     with pytest.raises(ProtocolError, match="left out"):
         relay.add_tests(epoch, relay.JOINT, tests | {"s0": replace(part, uploads=(b"", *part.uploads[1:])).encode()})
     with pytest.raises(ProtocolError, match="another stage"):

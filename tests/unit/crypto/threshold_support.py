@@ -5,6 +5,7 @@ Only N differs, so every bound and every code path is the product's; the securit
 
 from __future__ import annotations
 
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -14,10 +15,11 @@ from silo_crypto.threshold import adder, relay
 from silo_crypto.threshold.attempt import ThresholdSilo
 from silo_crypto.threshold.ceremony import Ceremony, load_keys
 from silo_crypto.threshold.epoch import Epoch
-from silo_crypto.threshold.keys import Party
+from silo_crypto.threshold.keys import EpochKeys, Party
 from silo_crypto.threshold.messages import Start
 from silo_crypto.threshold.parameters import ThresholdParameters, for_silos
 from silo_crypto.threshold.state import State
+from silo_crypto.verification import GroupKey
 
 MANIFEST = bytes(range(32))
 CHAIN = bytes(32)
@@ -55,6 +57,18 @@ def make_epoch(silos: int, threshold: int, *, number: int = 0, minimum: int = 2,
     return Epoch(MANIFEST, number, names, threshold, minimum, unsafe(parameters) if small else parameters)
 
 
+_READY: dict[Epoch, tuple[dict[str, bytes], dict[str, EpochKeys]]] = {}
+
+
+def _copy(keys: EpochKeys) -> EpochKeys:
+    """Return the same keys with a group key of their own, which a test may destroy."""
+    other = object.__new__(EpochKeys)
+    for slot in EpochKeys.__slots__:
+        setattr(other, slot, getattr(keys, slot))
+    other.group = GroupKey(keys.group.export())
+    return other
+
+
 @dataclass
 class Consortium:
     """Silos of one epoch with their keys, states and attempts."""
@@ -84,6 +98,23 @@ class Consortium:
         assert set(verdicts.values()) == {None}
         self.silos = {name: self.silo(name) for name in self.epoch.members}
         return self
+
+    @classmethod
+    def ready(cls, epoch: Epoch, folder: Path, length: int) -> Consortium:
+        """Return one whose ceremony is over. It is held once per epoch and test process; files are copied."""
+        if epoch not in _READY:
+            with tempfile.TemporaryDirectory() as scratch:
+                first = cls(epoch, Path(scratch), length).make_keys()
+                first.close()
+                files = {name: (Path(scratch) / f"{name}.db").read_bytes() for name in epoch.members}
+                _READY[epoch] = files, {name: silo._keys for name, silo in first.silos.items()}
+        files, keys = _READY[epoch]
+        for name, content in files.items():
+            (folder / f"{name}.db").write_bytes(content)
+        made = cls(epoch, folder, length)
+        for name in epoch.members:
+            made.silos[name] = ThresholdSilo(_copy(keys[name]), party(name), made.states[name], length)
+        return made
 
     def silo(self, name: str) -> ThresholdSilo:
         """Return the silo as a fresh process would make it."""
