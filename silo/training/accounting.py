@@ -25,7 +25,9 @@ ARITHMETIC = 2.0**-10
 DELTA_MARGIN = 2.0**-10
 EPSILON_DECIMALS = 6
 NOISE_DECIMALS = 4
-MIN_NOISE, MAX_NOISE = 1e-2, 1e6
+MIN_NOISE, MAX_NOISE = 0.2, 1e6
+# An epsilon that nobody may ask for (silo.api: at most 20) and nobody needs to know exactly.
+HOPELESS = 40.0
 
 
 def effective_multiplier(noise_multiplier: float, parameters: int) -> float:
@@ -48,35 +50,40 @@ def epsilon_of(noise_multiplier: float, sample_rate: float, steps: int, delta: f
         return 0.0
     multiplier = effective_multiplier(noise_multiplier, parameters)
     epsilon = _pld_epsilon(multiplier, sample_rate, steps, delta * (1 - DELTA_MARGIN))
-    if epsilon > 40 or (1 + math.exp(epsilon)) * steps * parameters * DISTANCE > delta * DELTA_MARGIN:
+    if epsilon > HOPELESS or (1 + math.exp(epsilon)) * steps * parameters * DISTANCE > delta * DELTA_MARGIN:
         return math.inf
     return float(math.ceil(epsilon * 10**EPSILON_DECIMALS) / 10**EPSILON_DECIMALS)
 
 
 def _pld_epsilon(multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
     import dp_accounting
-    from dp_accounting import pld
+    from dp_accounting import pld, rdp
 
     event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(multiplier)
     if sample_rate < 1:
         event = dp_accounting.PoissonSampledDpEvent(sample_rate, event)
-    accountant = pld.PLDAccountant(dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE)
-    accountant.compose(event, steps)
-    return float(accountant.get_epsilon(delta))
+    relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
+    # A loss distribution that reaches into the hundreds takes gigabytes, and a manifest may come from anybody.
+    bound = rdp.RdpAccountant(orders=[*range(2, 33), 48, 64, 128, 256, 512], neighboring_relation=relation)
+    if bound.compose(event, steps).get_epsilon(delta) > HOPELESS:
+        return math.inf
+    return float(pld.PLDAccountant(relation).compose(event, steps).get_epsilon(delta))
 
 
 @lru_cache(maxsize=64)
 def calibrate(epsilon: float, delta: float, sample_rate: float, steps: int, parameters: int = 1) -> float:
     """Return a noise multiplier, to 4 decimals, with :func:`epsilon_of` between 0.999 epsilon and epsilon.
 
-    (Below 0.999 only where 4 decimals of the multiplier are too coarse to get there.) Raises
-    :class:`~silo.errors.ConfigError` when no multiplier up to 1e6 is enough.
+    (Below 0.999 only where 4 decimals of the multiplier are too coarse, or where 0.2, the least there is, is enough.)
+    Raises :class:`~silo.errors.ConfigError` when no multiplier up to 1e6 is enough.
     """
     # The logarithm of epsilon is close to linear in that of the multiplier: secant steps, kept inside a bracket.
     goal = math.log(epsilon * (1 - 2e-4))
     low, high = MIN_NOISE, MAX_NOISE
     points: list[tuple[float, float]] = []
     multiplier = min(max(2 * sample_rate * math.sqrt(steps) / epsilon, 0.5), 1e3)
+    if epsilon_of(low, sample_rate, steps, delta, parameters) <= epsilon:
+        return low
     for _ in range(60):
         multiplier = math.ceil(multiplier * 10**NOISE_DECIMALS) / 10**NOISE_DECIMALS
         reached = epsilon_of(multiplier, sample_rate, steps, delta, parameters)

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from silo.api import Experiment, Numeric, Records, Schema
 from silo.errors import ConfigError
+from silo.training.accounting import Plan
 from silo.training.evaluate import scores
 from silo.training.model import build_model, count, flatten, torch_generator
-from silo.training.trainer import to_tensors
+from silo.training.trainer import LocalTrainer, to_tensors
 
 # Batch statistics, in train or eval mode, tie records to each other; so does anything that keeps running statistics.
 _BATCH_NORM = (nn.modules.batchnorm._BatchNorm,)
@@ -89,6 +90,7 @@ def check_experiment(experiment: Experiment, schema: Schema, *, seed: int = 0) -
             fix="scale by public ranges (Records.features), never by means, maxima or ranks of the data",
         )
     _check_loss(experiment, features, targets, part, seed)
+    _check_step(experiment, features, targets, parameters, seed)
     _check_metrics(experiment, features, targets, seed)
     return parameters
 
@@ -121,6 +123,24 @@ def _check_loss(experiment: Experiment, features: Tensor, targets: Tensor, part:
             where=f"{where}, model or loss",
             fix="compute each record's loss from that record alone",
         )
+
+
+def _check_step(experiment: Experiment, features: Tensor, targets: Tensor, parameters: int, seed: int) -> None:
+    """Take one private step: every trained parameter must get a gradient for each record."""
+    plan = Plan(
+        epsilon=1,
+        delta=1e-6,
+        clipping_norm=1,
+        noise_multiplier=1,
+        sample_rate=1,
+        steps_per_round=1,
+        expected_batch=1,
+        learning_rate=1e-3,
+        rounds=1,
+        parameters=parameters,
+    )
+    trainer = LocalTrainer(experiment, plan, features, targets, seed=seed)
+    trainer.run(flatten(build_model(experiment, seed)))
 
 
 def _check_metrics(experiment: Experiment, features: Tensor, targets: Tensor, seed: int) -> None:
