@@ -106,13 +106,12 @@ class Previous(BaseModel):
 
 
 class RoundRequest(Head):
-    """Train and upload. Blob ``aggregate`` when ``previous`` is set."""
+    """Train and upload. Blob ``aggregate`` when ``previous`` is set; further blobs as the custody defines."""
 
     kind: Literal["round"] = "round"
     round: int = Field(ge=1)
     attempt: int = Field(ge=1)
     members: list[Name]
-    nonces: list[Hex32] = Field(default_factory=list)
     previous: Previous | None = None
 
 
@@ -142,12 +141,11 @@ class InviteReply(Head):
 
 
 class StepReply(Head):
-    """Answer to one step. ``nonce``: the silo's share of the next attempt's randomness, where the custody has one."""
+    """Answer to one step; ``confirmation`` is for comparing, blobs are for carrying on."""
 
     kind: Literal["step-reply"] = "step-reply"
     step: Name
     confirmation: str = ""
-    nonce: str = ""
 
 
 class Metrics(BaseModel):
@@ -160,14 +158,14 @@ class Metrics(BaseModel):
 
 
 class RoundReply(Head):
-    """The upload. ``chain`` and ``model`` are HMACs under the group key: the aggregator can compare, not guess."""
+    """Blob ``upload``, and what the custody adds. ``chain`` and ``model`` are HMACs under the group key: the aggregator
+    can compare, not guess. Without the blob the silo follows the run but could not upload this time."""
 
     kind: Literal["round-reply"] = "round-reply"
     round: int
     attempt: int
     chain: Hex32
     model: Hex32
-    nonce: str = ""
     metrics: Metrics | None = None
 
 

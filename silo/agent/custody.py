@@ -7,29 +7,32 @@ key is destroyed. Keys live in memory only and end with the run.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Protocol
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 from silo_crypto import labels, wire
-from silo_crypto.keys import Identity
+from silo_crypto.keys import Identity, seal
 from silo_crypto.protocol import Fields, Header, Sums
 from silo_crypto.shared import SharedEncryptor, SharedKey, SharedOpener
-from silo_crypto.verification import GroupKey, chain, open_sum, protect
+from silo_crypto.verification import GroupKey, field_count, open_sum, protect
 
-from silo.custody import set_up_header, shared_parameters
+if TYPE_CHECKING:
+    from silo_crypto.threshold.attempt import ThresholdSilo
+
+from silo.custody import set_up_header, shared_parameters, threshold_epoch
 from silo.errors import VerificationFailed
 from silo.submission import Submission
 
 
 @dataclass(frozen=True)
 class StepAnswer:
-    """What a step gives back: blobs to carry, a confirmation to compare, and a nonce for the next attempt."""
+    """What a step gives back: blobs to carry and a confirmation to compare."""
 
     blobs: Mapping[str, bytes] = field(default_factory=dict)
     confirmation: str = ""
-    nonce: str = ""
 
 
 class Session(Protocol):
@@ -39,20 +42,25 @@ class Session(Protocol):
         """Do one step of the key set-up (``number`` 0) or of opening a round's sum."""
         ...
 
+    def begin(self, number: int, attempt: int, chain: bytes, blobs: Mapping[str, bytes]) -> Header:
+        """Return the attempt's header; ``chain`` is the HMAC this silo holds of the last aggregate."""
+        ...
+
     def upload(self, header: Header, values: Fields) -> bytes:
         """Return the signed envelope of an upload."""
+        ...
+
+    def next_blobs(self, number: int) -> Mapping[str, bytes]:
+        """Return what this silo contributes now to the attempt of round ``number``."""
         ...
 
     def open(self, header: Header, aggregate: bytes, uploaders: Sequence[str], own: bool) -> Sums:
         """Return the verified sums of the values; ``own`` says whether this silo uploaded."""
         ...
 
-    def chain(self, header: Header, sums: Sums) -> bytes:
-        """Return the 32-byte HMAC of an opened aggregate."""
-        ...
-
-    def tag(self, model: NDArray[np.float32]) -> bytes:
-        """Return the 32-byte HMAC of a model, to compare models without showing them."""
+    @property
+    def group(self) -> GroupKey:
+        """The key behind MAC, chain and model tags, which every silo of the epoch holds and the aggregator lacks."""
         ...
 
     def close(self) -> None:
@@ -60,9 +68,16 @@ class Session(Protocol):
         ...
 
 
-def session_for(submission: Submission, members: Sequence[str], identity: Identity) -> Session:
-    """Return the session of the custody the run agreed on."""
+def session_for(submission: Submission, members: Sequence[str], identity: Identity, shares: Path) -> Session:
+    """Return the session of the custody the run agreed on; ``shares`` is the file for threshold key shares."""
+    if submission.run.body.encryption.custody == "threshold":
+        return ThresholdSession(submission, members, identity, shares)
     return SharedSession(submission, members, identity)
+
+
+def model_tag(group: GroupKey, model: NDArray[np.float32]) -> bytes:
+    """Return HMAC(group key, model): an HMAC and not a hash, because a small model can be guessed."""
+    return group.derive(labels.MODEL, model.astype("<f4").tobytes())
 
 
 class SharedSession:
@@ -96,6 +111,14 @@ class SharedSession:
             return StepAnswer(confirmation=self._confirmation())
         raise VerificationFailed("this step is not this silo's to take", where=f"step {name}")
 
+    def begin(self, number: int, attempt: int, chain: bytes, blobs: Mapping[str, bytes]) -> Header:
+        """Return the header over all members of the epoch."""
+        return replace(self._header, round=number, attempt=attempt, chain=chain)
+
+    def next_blobs(self, number: int) -> Mapping[str, bytes]:
+        """Nothing: headers need no nonces."""
+        return {}
+
     def upload(self, header: Header, values: Fields) -> bytes:
         """Encrypt the values with presence and MAC, and sign the envelope."""
         key = self._held()
@@ -120,13 +143,10 @@ class SharedSession:
             own=self._identity.name if own else None,
         )
 
-    def chain(self, header: Header, sums: Sums) -> bytes:
-        """Return the HMAC of an opened aggregate."""
-        return chain(self._held().group, header, sums)
-
-    def tag(self, model: NDArray[np.float32]) -> bytes:
-        """Return the HMAC of a model's bytes."""
-        return model_tag(self._held().group, model)
+    @property
+    def group(self) -> GroupKey:
+        """The epoch's group key."""
+        return self._held().group
 
     def close(self) -> None:
         """Destroy the epoch's key."""
@@ -139,10 +159,131 @@ class SharedSession:
         return self._key
 
     def _confirmation(self) -> str:
-        # A value only holders of the key can compute; that all are equal shows that all hold the same key.
-        return self._held().group.derive(labels.KEY_CONFIRMED, self._header.digest()).hex()
+        return _confirmation(self._held().group, self._header.digest())
 
 
-def model_tag(group: GroupKey, model: NDArray[np.float32]) -> bytes:
-    """Return HMAC(group key, model): an HMAC and not a hash, because a small model can be guessed."""
-    return group.derive(labels.MODEL, model.astype("<f4").tobytes())
+class ThresholdSession:
+    """Threshold custody: every member deals, tests and holds a share; T of them open one sum together."""
+
+    def __init__(self, submission: Submission, members: Sequence[str], identity: Identity, shares: Path) -> None:
+        from silo_crypto.threshold.ceremony import Ceremony
+        from silo_crypto.threshold.keys import Party
+        from silo_crypto.threshold.state import State
+
+        self._submission = submission
+        self._identity = identity
+        self._epoch = threshold_epoch(submission, members)
+        public = {name: submission.member(name) for name in members}
+        self._party = Party(
+            identity, lambda name, info, secret: seal(public[name], info, secret), identity.open, public
+        )
+        self._state = State(shares)
+        self._ceremony = Ceremony(self._epoch, self._party, self._state)
+        self._silo: ThresholdSilo | None = None
+        self._group: GroupKey | None = None
+
+    def step(self, name: str, number: int, blobs: Mapping[str, bytes]) -> StepAnswer:
+        """``deal``, ``test``, ``check`` (and ``blame``) set keys up; ``confirm`` and ``share`` open a round's sum."""
+        match name, number:
+            case "deal", 0:
+                return StepAnswer({"deal": self._ceremony.deal()})
+            case "test", 0:
+                return StepAnswer({"test": self._ceremony.receive(_needed(blobs, "dealt"))})
+            case (("check" | "blame"), 0):
+                repeated = self._ceremony.check(_needed(blobs, "tested"))
+                return self._complete() if repeated is None else StepAnswer({"test": repeated})
+            case "confirm", _:
+                return StepAnswer({"confirm": self._held().confirm(_needed(blobs, "proposal"))})
+            case "share", _:
+                return StepAnswer({"share": self._share(_needed(blobs, "request"))})
+        raise VerificationFailed("this step is not of threshold custody", where=f"step {name}")
+
+    def _complete(self) -> StepAnswer:
+        from silo_crypto.threshold.attempt import ThresholdSilo
+        from silo_crypto.threshold.ceremony import load_keys
+
+        run = self._submission.run.body
+        keys = load_keys(self._epoch, self._party, self._state)
+        length = field_count(run.model.parameters, len(self._epoch.members), run.encryption.value_bits)
+        self._silo = ThresholdSilo(keys, self._party, self._state, length)
+        self._group = keys.group
+        return StepAnswer(self.next_blobs(1), _confirmation(keys.group, self._epoch.digest()))
+
+    def _share(self, request: bytes) -> bytes:
+        from silo_crypto.threshold.messages import Request
+
+        share = self._held().share(request)
+        header = Request.decode(request).agreement.header
+        return wire.pack(labels.SHARE, self._epoch.parameters.digest(), header, self._identity, share)
+
+    def begin(self, number: int, attempt: int, chain: bytes, blobs: Mapping[str, bytes]) -> Header:
+        """Return the header of the ``start``, with this silo's own chain in it, if it may be encrypted under."""
+        from silo_crypto.threshold.messages import Start
+
+        start = Start.decode(_needed(blobs, "start"))
+        header = replace(start.header, chain=chain)
+        if (header.run, header.round, header.attempt) != (self._submission.run.body.run, number, attempt):
+            raise VerificationFailed("the start is of another attempt", where=f"round {number}")
+        if self._identity.name not in header.members:
+            return header  # no nonce of this silo arrived: it follows the run, and uploads again next time
+        return self._held().begin(replace(start, header=header).encode(), chain)
+
+    def upload(self, header: Header, values: Fields) -> bytes:
+        """Encrypt the values with presence and MAC, and sign the envelope."""
+        fields = protect(
+            self.group, header, self._identity.name, values, self._submission.run.body.encryption.value_bits
+        )
+        payload = self._held().encrypt(header, fields)
+        return wire.pack(labels.UPLOAD, self._epoch.parameters.digest(), header, self._identity, payload)
+
+    def next_blobs(self, number: int) -> Mapping[str, bytes]:
+        """Return this silo's nonce for round ``number``; it lives in memory only."""
+        return {"nonce": self._held().nonce(self._submission.run.body.run, number, 1)}
+
+    def open(self, header: Header, aggregate: bytes, uploaders: Sequence[str], own: bool) -> Sums:
+        """Open and verify; a failure destroys the group key."""
+        silo, run = self._held(), self._submission.run.body
+        if set(silo.uploaders(header, aggregate)) != set(uploaders):
+            raise VerificationFailed("the aggregate is of other uploads than the message says", where="aggregate")
+        return open_sum(
+            silo,
+            self.group,
+            header,
+            list(uploaders),
+            aggregate,
+            values=run.model.parameters,
+            value_bits=run.encryption.value_bits,
+            minimum=self._epoch.least,
+            # A certificate can rightly leave out an upload that came too late; it then counts for nothing.
+            own=None,
+        )
+
+    @property
+    def group(self) -> GroupKey:
+        """The epoch's group key."""
+        if self._group is None:
+            raise VerificationFailed("no key is set up for this run", fix="the aggregator skipped the key ceremony")
+        return self._group
+
+    def close(self) -> None:
+        """Forget the keys in memory and close the state."""
+        if self._group is not None:
+            self._group.destroy()
+        self._silo = None
+        self._state.close()
+
+    def _held(self) -> ThresholdSilo:
+        if self._silo is None:
+            raise VerificationFailed("no key is set up for this run", fix="the aggregator skipped the key ceremony")
+        return self._silo
+
+
+def _confirmation(group: GroupKey, context: bytes) -> str:
+    """Return a value only holders of the key can compute; that all are equal shows that all hold the same key."""
+    return group.derive(labels.KEY_CONFIRMED, context).hex()
+
+
+def _needed(blobs: Mapping[str, bytes], name: str) -> bytes:
+    if name not in blobs:
+        raise VerificationFailed(f"the message lacks its blob {name!r}", where="custody")
+    return blobs[name]

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from silo_crypto import parameters
 from silo_policies import DatasetFacts, Facts, Gate, Layer, ReleaseFacts, Signed, SiloFacts, Waiver
 
+from silo.custody import security_bits
 from silo.errors import ConfigError
 from silo.home import DataSet, Home
 from silo.ledger import Ledger, Reservation
@@ -70,7 +70,7 @@ def gather(
         # Without approval the code is not loaded and these stay unknown; any placeholder would be a claim.
         epsilon=measured.epsilon if measured else run.privacy.epsilon,
         model_size=measured.model_size if measured else run.model.parameters,
-        security_bits=parameters.SECURITY_BITS,
+        security_bits=security_bits(run.encryption),
         code_digest=run.code_digest,
         code_approved=bool(approvers),
         code_signers=approvers,

@@ -21,13 +21,14 @@ from silo_crypto.codec import FixedPoint
 from silo_crypto.keys import Identity, PublicIdentity, seal
 from silo_crypto.protocol import Header
 from silo_crypto.randomness import Csprng
+from silo_crypto.verification import chain
 from silo_policies import Decision, Moment, Outcome, ReleaseFacts, sign
 
-from silo.agent.custody import Session, session_for
+from silo.agent.custody import Session, model_tag, session_for
 from silo.agent.facts import Measured, choose_dataset, gate_of, gather, reserve
 from silo.api import Experiment, load_experiment_bytes
 from silo.canonical import digest_of
-from silo.custody import EPOCH
+from silo.custody import EPOCH, upload_digest
 from silo.errors import PolicyDenied, VerificationFailed
 from silo.home import Home
 from silo.messages import (
@@ -179,8 +180,13 @@ class Run:
             self._join(head.members, head.decisions)
         if self._session is None or tuple(head.members) != self._members:
             raise VerificationFailed("the members changed within a key epoch", where=f"step {head.step}")
+        if head.round and (self._sent is None or self._sent.header.round != head.round):
+            raise VerificationFailed("this step is of another round than the one under way", where=f"step {head.step}")
         answer = self._session.step(head.step, head.round, blobs)
-        reply = StepReply(**common, step=head.step, confirmation=answer.confirmation, nonce=answer.nonce)
+        if "share" in answer.blobs:
+            body = {"run": self.id, "round": head.round, "attempt": head.attempt, "silo": self._identity.name}
+            self._log.append("share", {**body, "digest": upload_digest(answer.blobs["share"])})
+        reply = StepReply(**common, step=head.step, confirmation=answer.confirmation)
         return reply, dict(answer.blobs)
 
     def _join(self, members: Sequence[str], decisions: Sequence[Mapping[str, Any]]) -> None:
@@ -210,7 +216,7 @@ class Run:
                 "delta": self._plan.delta,
             },
         )
-        self._session = session_for(self._submission, members, self._identity)
+        self._session = session_for(self._submission, members, self._identity, self._home.shares_path)
         self._log.append("key-epoch", {"run": self.id, "epoch": EPOCH, "members": list(members)})
 
     # 3. Rounds -------------------------------------------------------------------------------------------------------
@@ -226,24 +232,26 @@ class Run:
         if not outcome.permitted:
             reasons = "; ".join(result.message for result in outcome.denied)
             raise PolicyDenied(f"the policy stopped the run: {reasons}", where=f"round {head.round}")
-        header = Header(
-            manifest=self._submission.digest,
-            run=self.id,
-            epoch=EPOCH,
-            round=head.round,
-            attempt=head.attempt,
-            members=self._members,
-            chain=self._chain,
-            nonces=tuple(bytes.fromhex(nonce) for nonce in head.nonces),
-        )
+        header = session.begin(head.round, head.attempt, self._chain, blobs)
         self._sent = _Sent(header, uploaded=False)
         self._rounds = head.round
+        reply = RoundReply(
+            **common,
+            round=head.round,
+            attempt=head.attempt,
+            chain=self._chain.hex(),
+            model=model_tag(session.group, self._model).hex(),
+            metrics=before,
+        )
+        following = dict(session.next_blobs(head.round + 1))
+        if self._identity.name not in header.members:
+            return reply, following
         update = self._trainer.run(self._model)
         encryption = self._submission.run.body.encryption
         values = FixedPoint(encryption.value_bound, encryption.value_bits).encode(update.vector, self._rng)
         upload = session.upload(header, values)
         # Charged durably before a byte can leave: a crash from here on over-charges, never under-charges.
-        digest = digest_of(upload)
+        digest = upload_digest(upload)
         self._ledger.charge(self._reservation, head.round, head.attempt, update.steps, upload_digest=digest)
         self._log.append(
             "upload",
@@ -256,15 +264,7 @@ class Run:
             },
         )
         self._sent.uploaded = True
-        reply = RoundReply(
-            **common,
-            round=head.round,
-            attempt=head.attempt,
-            chain=self._chain.hex(),
-            model=session.tag(self._model).hex(),
-            metrics=before,
-        )
-        return reply, {"upload": upload}
+        return reply, {**following, "upload": upload}
 
     def _apply(self, previous: Previous | None, blobs: Mapping[str, bytes]) -> None:
         """Open the aggregate that is due, verify it, and take the average of it as the next model."""
@@ -279,7 +279,7 @@ class Run:
         encryption = self._submission.run.body.encryption
         codec = FixedPoint(encryption.value_bound, encryption.value_bits)
         self._model = self._model + codec.decode_mean(sums, len(previous.uploaders))
-        self._chain = session.chain(header, sums)
+        self._chain = chain(session.group, header, sums)
         self._sent = None
         self._log.append(
             "aggregate",
@@ -318,7 +318,7 @@ class Run:
             sealed["digest"] = self._sealed(researcher, DIGEST_INFO, hashlib.sha256(weights).digest())
             if head.releaser == self._identity.name:
                 sealed["model"] = self._sealed(researcher, MODEL_INFO, weights)
-        tag = session.tag(self._model).hex()
+        tag = model_tag(session.group, self._model).hex()
         self._log.append("run-finished", {"run": self.id, "rounds": self._rounds})
         reply = FinishReply(
             **common,

@@ -83,7 +83,6 @@ class _State:
 
     members: list[str] = field(default_factory=list)
     chain: bytes = bytes(32)
-    nonces: dict[str, bytes] = field(default_factory=dict)
     pending: _Pending | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
     faults: list[dict[str, Any]] = field(default_factory=list)
@@ -210,11 +209,9 @@ class Aggregator:
         )
         packets = {name: seal_packet(head, self._identity, mine) for name, mine in blobs.items()}
         replies: dict[str, tuple[StepReply, Mapping[str, bytes]]] = {}
-        for name, (reply, answer) in self._ask(exchange, packets, StepReply, STEP_SECONDS).items():
+        for name, (reply, answer) in self._ask(exchange, packets, StepReply, STEP_SECONDS, least=1).items():
             if reply.step != step:
                 raise VerificationFailed(f"{name} answered step {reply.step!r} to {step!r}")
-            if reply.nonce:
-                self._state.nonces[name] = bytes.fromhex(reply.nonce)
             replies[name] = (reply, answer.blobs)
         return replies
 
@@ -222,36 +219,25 @@ class Aggregator:
 
     def _round(self, exchange: Exchange, collector: Collector, number: int) -> None:
         state, attempt, started = self._state, 1, time.monotonic()
-        nonces = [state.nonces.pop(name) for name in state.members if name in state.nonces]
         request = RoundRequest(
             **self._common(),
             round=number,
             attempt=attempt,
             members=state.members,
-            nonces=[nonce.hex() for nonce in nonces],
             previous=self._previous(),
         )
-        packet = seal_packet(request, self._identity, self._aggregate_blob())
+        blobs = {**self._aggregate_blob(), **collector.request(number, attempt)}
+        packet = seal_packet(request, self._identity, blobs)
         packets = dict.fromkeys(state.members, packet)
         answers = self._ask(exchange, packets, RoundReply, ROUND_SECONDS, training=True)
         self._agree({name: (reply.chain, reply.model) for name, (reply, _) in answers.items()}, number)
-        header = Header(
-            manifest=bytes.fromhex(self._digest.removeprefix("sha256:")),
-            run=self._run.run,
-            epoch=1,
-            round=number,
-            attempt=attempt,
-            members=tuple(state.members),
-            chain=state.chain,
-            nonces=tuple(nonces),
-        )
-        uploads: dict[str, bytes] = {}
+        header = collector.header(number, attempt, state.chain)
+        uploads: dict[str, Mapping[str, bytes]] = {}
         for name, (reply, answer) in answers.items():
-            if (reply.round, reply.attempt) != (number, attempt) or "upload" not in answer.blobs:
+            if (reply.round, reply.attempt) != (number, attempt):
                 raise VerificationFailed(f"{name} answered another round than {number}")
-            uploads[name] = answer.blobs["upload"]
-            if reply.nonce:
-                state.nonces[name] = bytes.fromhex(reply.nonce)
+            if "upload" in answer.blobs:
+                uploads[name] = answer.blobs
         if len(uploads) < self._run.minimum_silos:
             raise PeerError(
                 f"{len(uploads)} silos uploaded, {self._run.minimum_silos} are needed",
@@ -264,13 +250,14 @@ class Aggregator:
         ) -> dict[str, tuple[StepReply, Mapping[str, bytes]]]:
             return self._step(exchange, step, number, attempt, blobs)
 
-        uploaders, aggregate, digests = collector.collect(header, uploads, ask)
-        state.pending = _Pending(header, uploaders, aggregate)
+        collected = collector.collect(header, uploads, ask)
+        uploaders = collected.uploaders
+        state.pending = _Pending(header, uploaders, collected.aggregate)
         place = {"run": self._run.run, "round": number, "attempt": attempt}
-        for name, digest in digests.items():
+        for name, digest in collected.digests.items():
             self._log.append("upload", {**place, "silo": name, "digest": digest})
-        self._log.append("aggregate", {**place, "digest": digest_of(aggregate), "silos": uploaders})
-        sizes = {name: len(uploads[name]) for name in uploaders}
+        self._log.append("aggregate", {**place, "digest": digest_of(collected.aggregate), "silos": uploaders})
+        sizes = [len(uploads[name]["upload"]) for name in uploaders]
         dropped = [name for name in state.members if name not in uploaders]
         state.rounds.append(
             {
@@ -279,7 +266,7 @@ class Aggregator:
                 "participants": uploaders,
                 "dropped": dropped,
                 "seconds": time.monotonic() - started,
-                "upload_bytes": max(sizes.values()),
+                "upload_bytes": max(sizes),
                 "metrics": {
                     name: reply.metrics.model_dump()
                     for name, (reply, _) in answers.items()
@@ -346,7 +333,14 @@ class Aggregator:
         return {} if self._state.pending is None else {"aggregate": self._state.pending.aggregate}
 
     def _ask(
-        self, exchange: Exchange, packets: Mapping[str, Packet], wanted: type[R], seconds: float, training: bool = False
+        self,
+        exchange: Exchange,
+        packets: Mapping[str, Packet],
+        wanted: type[R],
+        seconds: float,
+        *,
+        training: bool = False,
+        least: int = 0,
     ) -> dict[str, tuple[R, Packet]]:
         """Send one packet to each named silo; return the verified answers of the wanted kind.
 
@@ -377,7 +371,7 @@ class Aggregator:
             if not isinstance(head, wanted):
                 raise VerificationFailed(f"{name} sent {head.kind!r}, not {wanted.__name__}")
             found[name] = (head, answer)
-        if failed is not None and len(found) < min(len(packets), self._run.minimum_silos):
+        if failed is not None and len(found) < min(len(packets), least or self._run.minimum_silos):
             raise failed
         return dict(sorted(found.items()))
 

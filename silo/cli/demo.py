@@ -32,6 +32,9 @@ def demo(
         Path | None,
         typer.Option("--data", help="A folder with cleveland.csv, hungary.csv, ... instead of the shipped data."),
     ] = None,
+    custody: Annotated[
+        str | None, typer.Option("--custody", help="shared or threshold, instead of the experiment's.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the facts as JSON on stdout, and nothing else there.")
     ] = False,
@@ -48,7 +51,14 @@ def demo(
 
     talk = Console(stderr=True)
     options = Options(
-        out=out, experiment=experiment, data=data, policy=policy, seed=seed, rounds=rounds, epsilon=epsilon
+        out=out,
+        experiment=experiment,
+        data=data,
+        policy=policy,
+        seed=seed,
+        rounds=rounds,
+        epsilon=epsilon,
+        custody=custody,
     )
     with _Progress(talk) as progress:
         report, page = run_demo(options, progress)

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from silo_crypto import parameters
-from silo_policies import Decision
+from silo_crypto.threshold import parameters as threshold_parameters
+from silo_policies import Decision, RunManifest
 
 from silo.api import Experiment
 from silo.demo.baseline import Baseline
@@ -229,24 +230,13 @@ def _privacy(played: Played) -> Privacy:
 def _encryption(played: Played, upload: int) -> Encryption:
     run = played.setting.submission.run.body
     plain = run.model.parameters * 4
-    chosen = parameters.shared(
-        run.encryption.parameters,
-        value_bits=run.encryption.value_bits,
-        max_additions=run.encryption.max_additions,
-    )
+    details = _shared_details if run.encryption.custody == "shared" else _threshold_details
+    scheme, named, beside = details(run)
     return Encryption(
-        scheme="BFV (Microsoft SEAL through TenSEAL), exact integer sums",
+        scheme=scheme,
         custody=run.encryption.custody,
         threshold=run.encryption.threshold,
-        parameters=(
-            Parameter(name="parameter set", value=chosen.name),
-            Parameter(name="ring dimension", value=str(parameters.DEGREE)),
-            Parameter(name="ciphertext modulus", value=" x ".join(str(prime) for prime in parameters.PRIMES)),
-            Parameter(name="plaintext modulus", value="2^60 - 16383"),
-            Parameter(name="fields", value=f"{chosen.fields} of {chosen.field_bits} bits a coefficient"),
-            Parameter(name="uploads a sum may hold", value=str(chosen.max_additions)),
-            Parameter(name="source of the security claim", value=parameters.SECURITY_SOURCE),
-        ),
+        parameters=tuple(Parameter(name=name, value=value) for name, value in named.items()),
         security_bits=run.encryption.security_bits,
         failure_probability=0.0,
         failure_reason="noise and field bounds are hard bounds, computed for this many silos before anything is "
@@ -254,10 +244,43 @@ def _encryption(played: Played, upload: int) -> Encryption:
         upload_bytes=upload,
         plain_bytes=plain,
         ratio=upload / plain,
-        ratio_reason=f"the model has only {run.model.parameters} values; beside them an upload carries presence and "
-        "MAC fields, a 64-byte seed and a signed envelope. At a million values the ratio is below 1.05.",
+        ratio_reason=f"the model has only {run.model.parameters} values; beside them an upload carries {beside}. At a "
+        "million values the ratio is below 1.05.",
         who_can_open=openings(run.encryption.custody, run.encryption.threshold),
     )
+
+
+def _shared_details(run: RunManifest) -> tuple[str, dict[str, str], str]:
+    spec = run.encryption
+    chosen = parameters.shared(spec.parameters, value_bits=spec.value_bits, max_additions=spec.max_additions)
+    named = {
+        "parameter set": chosen.name,
+        "ring dimension": str(parameters.DEGREE),
+        "ciphertext modulus": " x ".join(str(prime) for prime in parameters.PRIMES),
+        "plaintext modulus": "2^60 - 16383",
+        "fields": f"{chosen.fields} of {chosen.field_bits} bits a coefficient",
+        "uploads a sum may hold": str(chosen.max_additions),
+        "source of the security claim": parameters.SECURITY_SOURCE,
+    }
+    beside = "presence and MAC fields, a 64-byte seed and a signed envelope"
+    return "BFV (Microsoft SEAL through TenSEAL), exact integer sums", named, beside
+
+
+def _threshold_details(run: RunManifest) -> tuple[str, dict[str, str], str]:
+    spec = run.encryption
+    chosen = threshold_parameters.named(spec.parameters)
+    named = {
+        "parameter set": chosen.name,
+        "ring dimension": str(chosen.degree),
+        "ciphertext modulus": f"{chosen.modulus.bit_length()} bits, {len(chosen.primes)} primes",
+        "plaintext modulus": f"2^{chosen.plaintext_bits}",
+        "fields": f"{chosen.fields} of {chosen.field_bits} bits a coefficient",
+        "flood bound": f"2^{chosen.flood_bits}",
+        "uploads a sum may hold": str(chosen.max_silos),
+        "source of the security claim": chosen.source,
+    }
+    scheme = "T-of-n opening of sums over a ring (after LERNA, ASIACRYPT 2023), our own code, not audited by others"
+    return scheme, named, "presence and MAC fields and a signed envelope, and a coefficient is 390 bits wide"
 
 
 def _unprotected(played: Played) -> Unprotected:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from silo_crypto import parameters
 from silo_crypto.keys import Identity
 from silo_policies import (
     AggregationSpec,
@@ -32,6 +31,7 @@ from silo_policies import (
 )
 
 from silo.api import Experiment
+from silo.custody import SCHEMES, Choice, choose
 from silo.data import load
 from silo.demo.hospitals import Hospital
 from silo.home import DataSet, Home
@@ -78,6 +78,12 @@ def set_the_stage(
     stewards = {name: Identity.generate(f"{name[:24]}-steward") for name in homes}
     packs = {name: shipped_pack(name) for name in FEDERATION_PACKS}
     now = datetime.now(UTC)
+    choice = choose(
+        experiment.encryption.custody,
+        silos=len(homes),
+        value_bits=experiment.encryption.value_bits,
+        threshold=experiment.encryption.threshold,
+    )
     consortium = ConsortiumManifest(
         name="heart-consortium",
         members=tuple(
@@ -98,7 +104,7 @@ def set_the_stage(
             ),
         ),
         custody=experiment.encryption.custody,
-        threshold=experiment.encryption.threshold,
+        threshold=choice.threshold,
         minimum_silos=MINIMUM_SILOS,
         packs={name: pack.digest for name, pack in packs.items()},
         amendment_quorum=len(homes) // 2 + 1,
@@ -107,7 +113,7 @@ def set_the_stage(
     )
     signed_consortium = sign(consortium, *(home.identity() for _, home in sorted(homes.items())))
     run = sign(
-        _manifest(experiment, consortium, code_digest=code_digest, model_size=model_size, seed=seed, now=now),
+        _manifest(experiment, consortium, choice, code_digest=code_digest, model_size=model_size, seed=seed, now=now),
         researcher,
     )
     submission = Submission(signed_consortium, run, bundle)
@@ -123,6 +129,7 @@ def set_the_stage(
 def _manifest(
     experiment: Experiment,
     consortium: ConsortiumManifest,
+    choice: Choice,
     *,
     code_digest: str,
     model_size: int,
@@ -132,7 +139,6 @@ def _manifest(
     privacy, encryption = experiment.privacy, experiment.encryption
     plan = make_plan(privacy, experiment.rounds, model_size)
     members = sorted(consortium.names)
-    chosen = parameters.shared_for(value_bits=encryption.value_bits, silos=len(members))
     return RunManifest(
         run=f"{experiment.name[:40]}-{secrets.token_hex(4)}",
         consortium=consortium.digest,
@@ -157,13 +163,13 @@ def _manifest(
         ),
         encryption=EncryptionSpec(
             custody=encryption.custody,
-            scheme="bfv",
-            parameters=chosen.name,
-            security_bits=parameters.SECURITY_BITS,
-            threshold=encryption.threshold,
+            scheme=SCHEMES[encryption.custody],
+            parameters=choice.parameters,
+            security_bits=choice.security_bits,
+            threshold=choice.threshold,
             value_bits=encryption.value_bits,
             value_bound=float(encryption.value_bound),
-            max_additions=chosen.max_additions,
+            max_additions=choice.max_additions,
         ),
         aggregation=AggregationSpec(rule=experiment.aggregation.rule, weighting=experiment.aggregation.weighting),
         model=ModelSpec(parameters=model_size, seed=seed),
