@@ -17,6 +17,7 @@ import math
 from dataclasses import asdict, dataclass
 from fractions import Fraction
 
+from silo_crypto import labels
 from silo_crypto.errors import ParameterError
 from silo_crypto.ring import Ring, ring
 
@@ -151,9 +152,10 @@ class ThresholdParameters:
             )
 
     def digest(self) -> bytes:
-        """Return SHA-256 of the canonical JSON of every field: 32 bytes."""
-        text = json.dumps(asdict(self), sort_keys=True, separators=(",", ":"))
-        return hashlib.sha256(text.encode()).digest()
+        """Return the 32 bytes that name these parameters in every message: SHA-256 of their canonical JSON."""
+        facts = {key: value for key, value in asdict(self).items() if key != "source"}
+        text = json.dumps(facts, sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(labels.PARAMETERS + b"\0" + text.encode()).digest()
 
 
 def _unknown(name: str) -> ParameterError:
