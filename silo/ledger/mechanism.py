@@ -19,20 +19,24 @@ from silo.errors import ConfigError
 
 MIN_DELTA = 1e-12
 """Below it, the floating-point error of the accountants is no longer small beside delta."""
+MIN_NOISE = 1e-3
+"""Less noise than this hides nothing, and its numbers overflow."""
+_COUNTABLE = 100.0
+"""Runs above this epsilon are not counted exactly but refused: their distributions would fill the memory."""
 
 
 @dataclass(frozen=True)
 class Mechanism:
-    """One step: Gaussian noise of ``noise_multiplier`` times the sensitivity (above 0), on a Poisson sample in which
-    each unit is included with ``sampling_probability`` (above 0, at most 1).
+    """One step: Gaussian noise of ``noise_multiplier`` times the sensitivity (at least 0.001), on a Poisson sample in
+    which each unit is included with ``sampling_probability`` (above 0, at most 1).
     """
 
     noise_multiplier: float
     sampling_probability: float = 1.0
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier > 0):
-            raise ConfigError(f"noise multiplier {self.noise_multiplier}", fix="it is a finite number above 0")
+        if not (math.isfinite(self.noise_multiplier) and self.noise_multiplier >= MIN_NOISE):
+            raise ConfigError(f"noise multiplier {self.noise_multiplier}", fix=f"it is finite and at least {MIN_NOISE}")
         if not 0 < self.sampling_probability <= 1:
             raise ConfigError(f"sampling probability {self.sampling_probability}", fix="it is above 0 and at most 1")
 
@@ -85,12 +89,17 @@ class Mechanism:
 def epsilon_of_run(mechanism: Mechanism, steps: int, delta: float) -> float:
     """Return an upper bound on epsilon, at ``delta``, of ``steps`` steps fixed beforehand (privacy loss distribution).
 
-    Add/remove adjacency. Takes 0.05 to 1 s the first time; infinite if the accountant finds no finite value.
+    Add/remove adjacency. Takes 0.05 to 1 s the first time. Infinite above a hundred, where nothing is protected: a
+    stranger's manifest must not be able to make a silo compute for hours.
     """
-    from dp_accounting import dp_event, pld
+    from dp_accounting import dp_event, pld, rdp
 
     if steps == 0:
         return 0.0
+    bound = rdp.RdpAccountant(orders=[2, 4, 8, 16, 32, 64])
+    bound.compose(mechanism.event(), steps)
+    if not bound.get_epsilon(delta) <= _COUNTABLE:
+        return math.inf
     accountant = pld.PLDAccountant()  # its estimates are pessimistic: discretisation and truncation only add
     accountant.compose(dp_event.SelfComposedDpEvent(mechanism.event(), steps))
     return float(accountant.get_epsilon(delta))
