@@ -79,11 +79,9 @@ def calibrate(epsilon: float, delta: float, sample_rate: float, steps: int, para
     """
     # The logarithm of epsilon is close to linear in that of the multiplier: secant steps, kept inside a bracket.
     goal = math.log(epsilon * (1 - 2e-4))
-    low, high = MIN_NOISE, MAX_NOISE
+    low, high = 0.0, MAX_NOISE
     points: list[tuple[float, float]] = []
     multiplier = min(max(2 * sample_rate * math.sqrt(steps) / epsilon, 0.5), 1e3)
-    if epsilon_of(low, sample_rate, steps, delta, parameters) <= epsilon:
-        return low
     for _ in range(60):
         multiplier = math.ceil(multiplier * 10**NOISE_DECIMALS) / 10**NOISE_DECIMALS
         reached = epsilon_of(multiplier, sample_rate, steps, delta, parameters)
@@ -91,12 +89,13 @@ def calibrate(epsilon: float, delta: float, sample_rate: float, steps: int, para
             high = multiplier
         else:
             low = multiplier
-        if high - low < 1.5 * 10**-NOISE_DECIMALS or 0.999 * epsilon <= reached <= epsilon:
+        near = high - low < 1.5 * 10**-NOISE_DECIMALS or 0.999 * epsilon <= reached <= epsilon
+        if near or high == MIN_NOISE:
             break
         points.append((math.log(multiplier), math.log(reached) if 0 < reached < math.inf else math.inf))
-        multiplier = _secant(points, goal)
+        multiplier = max(MIN_NOISE, _secant(points, goal)) if reached > 0 else MIN_NOISE
         if not low < multiplier < high:
-            multiplier = math.sqrt(low * high)
+            multiplier = math.sqrt(max(low, MIN_NOISE) * high)
     if high == MAX_NOISE:
         raise ConfigError(
             f"no noise gives epsilon {epsilon:g} at delta {delta:g} in {steps} steps",
@@ -107,14 +106,14 @@ def calibrate(epsilon: float, delta: float, sample_rate: float, steps: int, para
 
 
 def _secant(points: list[tuple[float, float]], goal: float) -> float:
-    """Return where the line through the last two (log multiplier, log epsilon) meets ``goal``; nan if it does not."""
+    """Return where the line through the last two (log multiplier, log epsilon) meets ``goal``; infinity if nowhere."""
     x, y = points[-1]
     if not math.isfinite(y):
-        return math.nan
+        return math.inf
     slope = -1.0
     if len(points) > 1 and math.isfinite(points[-2][1]) and points[-2][0] != x:
         slope = (points[-2][1] - y) / (points[-2][0] - x)
-    return math.exp(x + max(-3.0, min(3.0, (goal - y) / slope))) if slope < 0 else math.nan
+    return math.exp(x + max(-3.0, min(3.0, (goal - y) / slope))) if slope < 0 else math.inf
 
 
 @dataclass(frozen=True)
