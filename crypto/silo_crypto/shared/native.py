@@ -62,12 +62,11 @@ class Seal:
         if not self._context.parameters_set():
             raise CryptoError("SEAL refuses the parameters", where=self._context.parameters_error_name())
         self._evaluator = api.Evaluator(self._context)
-        self._zstd = zstandard.ZstdDecompressor()
         first = struct.pack("<4Q", *self._context.first_parms_id())
         key = struct.pack("<4Q", *self._context.key_parms_id())
         words = len(PRIMES) * DEGREE
         meta = _CIPHERTEXT.pack(first, 0, 2, DEGREE, len(PRIMES), 1.0, 1)
-        generator = _stream(bytes([_BLAKE2XB]) + bytes(SEED_BYTES))[:-SEED_BYTES]
+        generator = _header(1 + SEED_BYTES) + bytes([_BLAKE2XB])
         # What stands before the residues of each kind of object, without the outer stream header.
         self._seeded_prefix = meta + _array_header(words)
         self._seeded_infix = generator
@@ -88,7 +87,7 @@ class Seal:
 
     def secret_from(self, residues: Residues) -> Any:
         """Return the native key for residues that the caller has checked."""
-        return self._loaded(self._api.SecretKey(), self._key_prefix + residues.astype("<u8").tobytes())
+        return self._loaded(self._api.SecretKey(), (self._key_prefix, residues))
 
     # Ciphertexts: residues have shape (2, DEGREE) a polynomial, coefficient form, modulo PRIMES.
 
@@ -102,7 +101,7 @@ class Seal:
 
     def encrypt(self, encryptor: Any, coefficients: Residues, scratch: Scratch) -> tuple[bytes, Residues]:
         """Return (64-byte seed of c1, c0 of shape (2, DEGREE)) for (DEGREE,) coefficients below the plain modulus."""
-        plaintext = self._loaded(self._api.Plaintext(), self._plain_prefix + coefficients.tobytes(), scratch)
+        plaintext = self._loaded(self._api.Plaintext(), (self._plain_prefix, coefficients), scratch)
         body = self._saved(encryptor.encrypt_symmetric(plaintext), scratch)
         end = len(body) - SEED_BYTES - len(self._seeded_infix)
         if body[end : len(body) - SEED_BYTES] != self._seeded_infix:
@@ -112,12 +111,11 @@ class Seal:
 
     def from_seed(self, seed: bytes, c0: Residues, scratch: Scratch) -> Any:
         """Return the native ciphertext (c0, c1 expanded from ``seed``)."""
-        body = b"".join((self._seeded_prefix, c0.tobytes(), self._seeded_infix, seed))
-        return self._loaded(self._api.Ciphertext(), body, scratch)
+        return self._loaded(self._api.Ciphertext(), (self._seeded_prefix, c0, self._seeded_infix, seed), scratch)
 
     def from_residues(self, polynomials: Residues, scratch: Scratch) -> Any:
         """Return the native ciphertext for (c0, c1), shape (2, 2, DEGREE)."""
-        return self._loaded(self._api.Ciphertext(), self._full_prefix + polynomials.tobytes(), scratch)
+        return self._loaded(self._api.Ciphertext(), (self._full_prefix, polynomials), scratch)
 
     def residues(self, ciphertext: Any, scratch: Scratch) -> Residues:
         """Return (c0, c1) of a native ciphertext, shape (2, 2, DEGREE)."""
@@ -152,13 +150,16 @@ class Seal:
         frame = memoryview(stream)[_HEADER.size :]
         if zstandard.frame_content_size(frame) > _LARGEST_STREAM:
             raise CryptoError("SEAL wrote more than any object of this degree takes")
-        return self._zstd.decompress(frame, max_output_size=_LARGEST_STREAM)
+        # One decompressor a stream: python-zstandard's are not safe for threads, and silos may share a process.
+        return zstandard.ZstdDecompressor().decompress(frame, max_output_size=_LARGEST_STREAM)
 
-    def _loaded(self, native: Any, body: bytes, scratch: Scratch | None = None) -> Any:
+    def _loaded(self, native: Any, parts: tuple[bytes | Residues, ...], scratch: Scratch | None = None) -> Any:
+        """Let SEAL read the stream of a body in ``parts``; arrays go to the file without a copy."""
         if scratch is None:
             with Scratch() as scratch:
-                return self._loaded(native, body, scratch)
-        scratch.write(_stream(body))
+                return self._loaded(native, parts, scratch)
+        buffers = [part if isinstance(part, bytes) else _words(part) for part in parts]
+        scratch.write(_header(sum(map(len, buffers))), *buffers)
         native.load(self._context, scratch.path)
         return native
 
@@ -193,18 +194,24 @@ class Scratch:
     def read(self) -> bytes:
         return os.pread(self._file, os.fstat(self._file).st_size, 0)
 
-    def write(self, content: bytes) -> None:
-        os.ftruncate(self._file, len(content))
-        os.pwrite(self._file, content, 0)
+    def write(self, *parts: bytes | memoryview) -> None:
+        size = sum(map(len, parts))
+        os.ftruncate(self._file, size)
+        if os.pwritev(self._file, parts, 0) != size:
+            raise CryptoError("a scratch file could not be written whole", fix="free some memory or disk")
 
 
-def _stream(body: bytes) -> bytes:
-    return _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, _PLAIN, 0, _HEADER.size + len(body)) + body
+def _header(body: int) -> bytes:
+    """Return the header of an uncompressed stream around ``body`` bytes."""
+    return _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, _PLAIN, 0, _HEADER.size + body)
+
+
+def _words(array: Residues) -> memoryview:
+    return memoryview(np.ascontiguousarray(array, dtype="<u8").reshape(-1).view(np.uint8))
 
 
 def _array_header(count: int) -> bytes:
-    size = _ARRAY_BYTES + 8 * count
-    return _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, _PLAIN, 0, size) + _COUNT.pack(count)
+    return _header(_COUNT.size + 8 * count) + _COUNT.pack(count)
 
 
 def _after(body: bytes, prefix: bytes, kind: str) -> Residues:
