@@ -45,6 +45,7 @@ from silo_crypto.threshold.messages import (
 from silo_crypto.threshold.relay import JOINT, PER_DEALER, Opening, openings, test_layout
 from silo_crypto.threshold.state import State
 
+_DONE = PER_DEALER + 1
 _OWN = ""  # the name under which a silo's own secret is stored; no member has it
 
 
@@ -146,10 +147,10 @@ class Ceremony:
         if self._stage == JOINT:
             if failed:
                 return self._test(PER_DEALER)
-            self._stage += 2
+            self._stage = _DONE
             self._state.keep(self.epoch.manifest, self.epoch.number, self._boxes, self._opened)
             return None
-        self._stage += 1
+        self._stage = _DONE
         dealers = sorted({opening.uploaders[0] for opening in failed}, key=self.epoch.point)
         if not dealers:
             raise VerificationError(

@@ -3,10 +3,11 @@
 Invariant: a :class:`ThresholdParameters` equals one of the sets named here; anything else raises ParameterError. The
 bounds are computed with integers and fractions, so a decoding failure is impossible, not merely unlikely.
 
-Sources: PROTOCOL section 3 "threshold custody" (bounds, field layout); security from the tables of Bossuat et al.,
-"Security Guidelines for Implementing Homomorphic Encryption", IACR 2024/463 (ternary secret, N = 16384, 128 bits
-classical: log2 q <= 430) and the HomomorphicEncryption.org standard 2018 (classical 438, quantum 411). Here log2 q
-is 390.
+Sources: PROTOCOL section 3 "threshold custody" (bounds, field layout). Security: Bossuat et al., "Security Guidelines
+for Implementing Homomorphic Encryption", IACR 2024/463, Table 5.2 (ternary secret, sigma = 3.19, N = 16384: 128 bits
+classical for log2 q <= 430; the authors' published run of the lattice estimator gives 409 for 128 bits quantum) and
+the HomomorphicEncryption.org standard 2018 (438 and 411). Here log2 q = 389.96 and sigma = sqrt(10.5) = 3.24. The
+estimator itself was not run for this q: it needs Sage and is in no package registry.
 """
 
 from __future__ import annotations
@@ -31,8 +32,8 @@ PRIMES = (
 """The 13 largest primes below 2^30 that are 1 modulo 32768; log2 of their product is 389.96."""
 
 SOURCE = (
-    "IACR 2024/463: ternary secret, N=16384, 128 bits classical for log2 q <= 430 (here 389.96); "
-    "HomomorphicEncryption.org 2018: 128 bits quantum for log2 q <= 411"
+    "IACR 2024/463, Table 5.2: ternary secret, N=16384, 128 bits classical for log2 q <= 430 (here 389.96); "
+    "HomomorphicEncryption.org 2018: 128 bits quantum for log2 q <= 411; unaudited"
 )
 ETA = 21
 """Parameter of the centred binomial errors: |e| <= 21, variance 10.5."""
@@ -173,12 +174,22 @@ def named(name: str) -> ThresholdParameters:
     return NAMED[name]
 
 
-def for_silos(silos: int) -> ThresholdParameters:
-    """Return the smallest set for ``silos`` silos: it has the smallest uploads."""
+def for_silos(silos: int, *, threshold: int | None = None, values: int = 0, openings: int = 0) -> ThresholdParameters:
+    """Return the set with the smallest uploads for ``silos`` silos and T = ``threshold`` (default max(2, n // 2)).
+
+    With ``openings`` of ``values`` values each, it is the first set whose epoch allows so many; else ParameterError.
+    """
+    threshold = default_threshold(silos) if threshold is None else threshold
     for parameters in NAMED.values():
         if silos <= parameters.max_silos:
-            return parameters
-    raise ParameterError(f"no set holds {silos} silos", where="threshold", fix="at most 128 silos take part in a run")
+            allowed = parameters.coefficients_per_silo(silos, threshold)
+            if openings * -(-values // parameters.fields) <= allowed:
+                return parameters
+    raise ParameterError(
+        f"no set holds {silos} silos and {openings} openings of {values} values",
+        where="threshold",
+        fix="at most 128 silos take part in a run; plan several key epochs",
+    )
 
 
 def default_threshold(silos: int) -> int:

@@ -7,7 +7,8 @@ Invariants, each one row with a primary key, committed with synchronous=FULL bef
 - it confirms, and gives shares of, one agreement per attempt;
 - it gives at most 8 shares per attempt, one for each S, and stays within the epoch's coefficients.
 
-So whatever a killed process had sent, its successor is bound by. Secrets in the file are HPKE boxes sealed to the
+So whatever a killed process had sent, its successor is bound by. (An older copy of the file is not: whoever restores a
+machine from a snapshot starts a new key epoch.) Secrets in the file are HPKE boxes sealed to the
 silo's own identity. An attempt is (manifest, run, epoch, round, attempt).
 
 Source: PROTOCOL section 3, "Attempt", "Agree", "Share", "Flood"; SQLite's documentation of ``PRAGMA synchronous``.

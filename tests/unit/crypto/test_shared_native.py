@@ -210,11 +210,14 @@ def test_scratch_files_work_without_memfd(monkeypatch, tmp_path):
     monkeypatch.setattr(native.sys, "platform", "darwin")
     monkeypatch.setattr(native.tempfile, "tempdir", str(tmp_path))
     with native.Scratch() as scratch:
-        assert Path(scratch.path).parent == tmp_path
-        assert Path(scratch.path).stat().st_mode & 0o777 == 0o600
-        scratch.write(b"longer")
-        scratch.write(b"short")
-        assert scratch.read() == b"short"
+        for path in (Path(scratch.inbox), Path(scratch.outbox)):
+            assert path.parent == tmp_path
+            assert path.stat().st_mode & 0o777 == 0o600
+        scratch.write(b"longer ", b"than before")
+        scratch.write(b"shor", memoryview(b"t"))
+        assert Path(scratch.inbox).read_bytes() == b"short"
+        Path(scratch.outbox).write_bytes(b"SEAL's")
+        assert scratch.read() == b"SEAL's"
     assert not list(tmp_path.iterdir())
 
 

@@ -104,6 +104,14 @@ def test_nothing_but_a_named_set_can_be_made():
         for_silos(129)
 
 
+def test_long_runs_of_many_silos_get_a_set_with_a_larger_flood():
+    assert for_silos(64).name == for_silos(64, values=10**6, openings=20).name == "threshold-64"
+    assert for_silos(64, values=10**6, openings=1000).name == "threshold-128"
+    assert for_silos(8, values=10**8, openings=100).name == "threshold-8"
+    with pytest.raises(ParameterError, match="several key epochs"):
+        for_silos(64, values=10**8, openings=1000)
+
+
 def test_a_tests_set_is_in_no_registry():
     assert unsafe(named("threshold-8")).name not in NAMED
 
