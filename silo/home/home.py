@@ -44,7 +44,7 @@ from silo_policies import (
 from silo.canonical import is_digest
 from silo.errors import ConfigError, VerificationFailed
 from silo.home.keys import NODE_FILE, check_directories, create_keys, read_passphrase, read_private
-from silo.home.settings import DataSet, Settings, read_data, read_settings, write_data, write_settings
+from silo.home.settings import DataSet, Settings, checked, read_data, read_settings, write_data, write_settings
 from silo.ledger import Ledger
 from silo.log import Log
 from silo.storage import sync_directory, write_atomically
@@ -88,16 +88,14 @@ class Home:
 
         Raises :class:`ConfigError` for a name that is not ``[a-z0-9-]{1,32}``, or if there is something at ``path``.
         """
-        try:
-            settings = Settings(
-                name=name,
-                display_name=display_name or name,
-                organisation_type=organisation_type,
-                jurisdiction=jurisdiction,
-            )
-        except ValueError as error:
-            raise ConfigError(f"cannot make the home of {name!r}", where=str(path), fix=str(error)) from error
+        fields = {
+            "name": name,
+            "display_name": display_name or name,
+            "organisation_type": organisation_type,
+            "jurisdiction": jurisdiction,
+        }
         path = path.absolute()
+        settings = checked(Settings, fields, path)
         temporary: Path | None = None
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -260,6 +258,8 @@ class Home:
         now = datetime.now(UTC)
         if not is_digest(code_digest):
             raise ConfigError(f"{code_digest!r} is no digest", fix="expected sha256:<hex>")
+        if not note or days < 1:
+            raise ConfigError("an approval has a note and holds for a day or more", fix="say what was reviewed")
         approval = sign(
             Approval(
                 code_digest=code_digest, by=signer.name, note=note, created=now, expires=now + timedelta(days=days)

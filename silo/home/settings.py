@@ -92,7 +92,7 @@ class DataSet(Document):
 
 def read_settings(home: Path) -> Settings:
     """Read ``silo.toml``; raise :class:`ConfigError` if it is missing, unreadable or malformed."""
-    return _parse(Settings, _read(home / SETTINGS_FILE), home / SETTINGS_FILE)
+    return checked(Settings, _read(home / SETTINGS_FILE), home / SETTINGS_FILE)
 
 
 def write_settings(home: Path, settings: Settings) -> None:
@@ -106,7 +106,7 @@ def read_data(home: Path) -> tuple[DataSet, ...]:
     body = _read(path)
     if body.keys() - {"data"} or not isinstance(body.get("data", []), list):
         raise ConfigError("expected nothing but [[data]] tables", where=str(path), fix="see `silo data --help`")
-    data = tuple(_parse(DataSet, table, path) for table in body.get("data", []))
+    data = tuple(checked(DataSet, table, path) for table in body.get("data", []))
     check_data(data, path)
     return data
 
@@ -137,7 +137,8 @@ def check_data(data: Iterable[DataSet], path: Path) -> None:
 Model = TypeVar("Model", bound=Document)
 
 
-def _parse(kind: type[Model], table: Any, path: Path) -> Model:
+def checked(kind: type[Model], table: Any, path: Path) -> Model:
+    """Return ``table`` as a ``kind``; raise :class:`ConfigError` naming ``path`` and the first field that is wrong."""
     try:
         return kind.model_validate(table)
     except ValidationError as error:

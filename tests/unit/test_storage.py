@@ -1,0 +1,141 @@
+"""Files that are there whole or not at all, and databases that only grow."""
+
+import os
+import sqlite3
+import stat
+import threading
+
+import pytest
+
+from silo.errors import ConfigError, VerificationFailed
+from silo.storage import Database, write_atomically
+
+TABLES = {"thing": "(i INTEGER PRIMARY KEY, x)"}
+
+
+@pytest.fixture
+def database(tmp_path):
+    with Database(tmp_path / "x.db", 77, TABLES, {}) as database:
+        yield database
+
+
+class TestFiles:
+    def test_content_and_mode_whatever_the_umask(self, tmp_path):
+        for umask in (0, 0o077, 0o777):
+            previous = os.umask(umask)
+            try:
+                write_atomically(tmp_path / "file", b"content")
+                write_atomically(tmp_path / "public", b"content", mode=0o644)
+            finally:
+                os.umask(previous)
+            assert stat.S_IMODE((tmp_path / "file").stat().st_mode) == 0o600
+            assert stat.S_IMODE((tmp_path / "public").stat().st_mode) == 0o644
+
+    def test_the_old_content_stays_if_the_new_cannot_be_written(self, tmp_path, monkeypatch):
+        write_atomically(tmp_path / "file", b"old")
+
+        def full(_):
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(ConfigError, match="No space left"):
+            write_atomically(tmp_path / "file", b"new")
+        assert (tmp_path / "file").read_bytes() == b"old"
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def test_a_link_is_replaced_not_followed(self, tmp_path):
+        (tmp_path / "target").write_bytes(b"target")
+        (tmp_path / "link").symlink_to(tmp_path / "target")
+        write_atomically(tmp_path / "link", b"new")
+        assert (tmp_path / "target").read_bytes() == b"target"
+        assert not (tmp_path / "link").is_symlink()
+
+    def test_no_such_folder(self, tmp_path):
+        with pytest.raises(ConfigError) as error:
+            write_atomically(tmp_path / "none" / "file", b"")
+        assert error.value.where == str(tmp_path / "none" / "file")
+
+    def test_readers_see_one_or_the_other(self, tmp_path):
+        path, seen, done = tmp_path / "file", set(), threading.Event()
+        contents = [bytes([value]) * 100_000 for value in (1, 2)]
+        write_atomically(path, contents[0])
+
+        def read():
+            while not done.is_set():
+                seen.add(path.read_bytes())
+
+        reader = threading.Thread(target=read)
+        reader.start()
+        for number in range(40):
+            write_atomically(path, contents[number % 2])
+        done.set()
+        reader.join()
+        assert seen <= set(contents)
+
+
+class TestDatabases:
+    def test_it_only_grows(self, database):
+        with database.writing() as connection:
+            connection.execute("INSERT INTO thing VALUES (1, 'a')")
+        for statement in ("UPDATE thing SET x = 'b'", "DELETE FROM thing"):
+            with pytest.raises(sqlite3.IntegrityError, match="append-only"), database.writing() as connection:
+                connection.execute(statement)
+        with database.reading() as connection:
+            assert connection.execute("SELECT * FROM thing").fetchall() == [(1, "a")]
+
+    def test_a_block_that_raises_writes_nothing(self, database):
+        def spoil():
+            with database.writing() as connection:
+                connection.execute("INSERT INTO thing VALUES (1, 'a')")
+                raise KeyError
+
+        with pytest.raises(KeyError):
+            spoil()
+        with database.writing() as connection:
+            assert connection.execute("SELECT count(*) FROM thing").fetchone() == (0,)
+
+    def test_a_snapshot_does_not_move(self, database, tmp_path):
+        with Database(tmp_path / "x.db", 77, TABLES, {}) as other, database.reading() as connection:
+            assert connection.execute("SELECT count(*) FROM thing").fetchone() == (0,)
+            with other.writing() as writer:
+                writer.execute("INSERT INTO thing VALUES (1, 'a')")
+            assert connection.execute("SELECT count(*) FROM thing").fetchone() == (0,)
+
+    def test_threads_take_turns(self, database):
+        def add():
+            for _ in range(20):
+                with database.writing() as connection:
+                    (count,) = connection.execute("SELECT count(*) FROM thing").fetchone()
+                    connection.execute("INSERT INTO thing VALUES (?, 'x')", (count,))
+
+        threads = [threading.Thread(target=add) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with database.reading() as connection:
+            assert connection.execute("SELECT count(*) FROM thing").fetchone() == (80,)
+
+    def test_another_application(self, database):
+        with pytest.raises(ConfigError, match="another program's"):
+            Database(database.path, 78, TABLES, {})
+
+    def test_another_schema(self, database):
+        with pytest.raises(VerificationFailed, match="'other'"):
+            Database(database.path, 77, {**TABLES, "other": "(i)"}, {})
+
+    def test_a_lock_that_somebody_keeps(self, database, tmp_path, monkeypatch):
+        monkeypatch.setattr("silo.storage.BUSY_SECONDS", 0.05)
+        with (
+            Database(tmp_path / "x.db", 77, TABLES, {}) as other,
+            database.writing(),
+            pytest.raises(ConfigError, match="locked"),
+            other.writing(),
+        ):
+            pass
+
+    def test_a_closed_one_is_closed(self, tmp_path):
+        database = Database(tmp_path / "y.db", 77, TABLES, {})
+        database.close()
+        with pytest.raises(sqlite3.ProgrammingError), database.reading():
+            pass
