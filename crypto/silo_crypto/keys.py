@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import functools
 import json
 import os
 import re
@@ -192,6 +193,7 @@ def seal(recipient: PublicIdentity, info: bytes, plaintext: bytes) -> bytes:
     return box
 
 
+@functools.lru_cache(maxsize=1024)  # the check below costs as much as a verification
 def _signing_key(raw: bytes) -> Any:
     key = eddsa.import_public_key(raw)
     if (key.pointQ * 8).is_point_at_infinity():

@@ -20,7 +20,6 @@ from __future__ import annotations
 import functools
 import os
 import struct
-import sys
 import tempfile
 from pathlib import Path
 from types import TracebackType
@@ -143,7 +142,7 @@ class Seal:
         if scratch is None:
             with Scratch() as scratch:
                 return self._saved(native, scratch)
-        native.save(scratch.path)
+        native.save(scratch.outbox)
         stream = scratch.read()
         if stream[: _HEADER.size] != _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, _ZSTD, 0, len(stream)):
             raise CryptoError("SEAL writes another stream format", fix="install the pinned TenSEAL")
@@ -160,7 +159,7 @@ class Seal:
                 return self._loaded(native, parts, scratch)
         buffers = [part if isinstance(part, bytes) else _words(part) for part in parts]
         scratch.write(_header(sum(map(len, buffers))), *buffers)
-        native.load(self._context, scratch.path)
+        native.load(self._context, scratch.inbox)
         return native
 
 
@@ -171,34 +170,45 @@ def seal() -> Seal:
 
 
 class Scratch:
-    """A file that only this process can reach, for an interface that takes paths. Used in one thread, then closed.
+    """Two files that only this process can reach, for an interface that takes paths. Used in one thread, then closed.
 
-    On Linux it is a memfd and never touches a disk; elsewhere a temporary file of mode 0600, deleted on exit.
+    SEAL reads ``inbox`` and writes ``outbox``. On Linux they are memfds and never touch a disk; elsewhere temporary
+    files of mode 0600, deleted on exit.
     """
 
     def __enter__(self) -> Scratch:
-        if sys.platform == "linux":
-            self._file = os.memfd_create("silo", os.MFD_CLOEXEC)
-            self.path = f"/proc/self/fd/{self._file}"
-        else:
-            self._file, self.path = tempfile.mkstemp()
+        self._inbox, self.inbox = _private_file()
+        self._outbox, self.outbox = _private_file()
+        self._size = 0
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        os.close(self._file)
-        if sys.platform != "linux":
-            Path(self.path).unlink()
+        for file, path in ((self._inbox, self.inbox), (self._outbox, self.outbox)):
+            os.close(file)
+            if not path.startswith("/proc/"):
+                Path(path).unlink()
 
     def read(self) -> bytes:
-        return os.pread(self._file, os.fstat(self._file).st_size, 0)
+        """Return what SEAL wrote last."""
+        return os.pread(self._outbox, os.fstat(self._outbox).st_size, 0)
 
     def write(self, *parts: bytes | memoryview) -> None:
+        """Let the inbox hold ``parts`` and nothing else."""
         size = sum(map(len, parts))
-        os.ftruncate(self._file, size)
-        if os.pwritev(self._file, parts, 0) != size:
+        if size < self._size:
+            os.ftruncate(self._inbox, size)
+        self._size = size
+        if os.pwritev(self._inbox, parts, 0) != size:
             raise CryptoError("a scratch file could not be written whole", fix="free some memory or disk")
+
+
+def _private_file() -> tuple[int, str]:
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("silo", os.MFD_CLOEXEC)
+        return file, f"/proc/self/fd/{file}"
+    return tempfile.mkstemp()
 
 
 def _header(body: int) -> bytes:
@@ -207,7 +217,7 @@ def _header(body: int) -> bytes:
 
 
 def _words(array: Residues) -> memoryview:
-    return memoryview(np.ascontiguousarray(array, dtype="<u8").reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array, dtype="<u8").reshape(-1).view(np.uint8).data
 
 
 def _array_header(count: int) -> bytes:
