@@ -405,14 +405,17 @@ class TestApprovals:
     def test_an_approval_that_ran_out(self, home, monkeypatch):
         home.approve(CODE, days=2)
 
-        class Later(datetime):
+        shift = timedelta()
+
+        class Clock(datetime):
             @classmethod
             def now(cls, zone=None):
-                return datetime.now(zone) + timedelta(days=shift)
+                return datetime.now(zone) + shift
 
-        monkeypatch.setattr(module, "datetime", Later)
-        for shift, holds in ((1, True), (3, False), (-1, False)):
-            assert home.approved(CODE) is holds
+        monkeypatch.setattr(module, "datetime", Clock)
+        for days, holds in ((1, True), (3, False), (-1, False)):
+            shift = timedelta(days=days)
+            assert home.approved(CODE) is holds, days
 
     def test_approvals_that_say_nothing(self, home):
         for terms in ({"days": 0}, {"days": -1}, {"note": ""}):
