@@ -14,7 +14,7 @@ from silo_crypto.errors import CryptoError
 from silo_policies import PolicyError
 
 from silo.agent.run import Run
-from silo.errors import SiloError, VerificationFailed
+from silo.errors import BudgetExceeded, SiloError, VerificationFailed
 from silo.home import Home
 from silo.messages import (
     Abort,
@@ -35,9 +35,6 @@ from silo.submission import keyring
 
 _log = logging.getLogger("silo.agent")
 
-# The exit code a fault carries, by the error's family; the aggregator stops a run on the code of verification.
-_FOREIGN: tuple[tuple[type[Exception], int], ...] = ((CryptoError, 6), (PolicyError, 6))
-
 
 class SiloAgent:
     """The agent of one home. Handles one message at a time; runs live in memory as long as it does."""
@@ -46,6 +43,7 @@ class SiloAgent:
         self._home = home
         self._identity = home.identity()
         self._runs: dict[str, Run] = {}
+        self._answered: dict[str, tuple[str, Packet]] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -60,10 +58,9 @@ class SiloAgent:
             aggregator = self._home.consortium().body.aggregator
             head = open_packet(packet, keyring(aggregator.name, aggregator.keys))
             with self._lock:
-                answer, blobs = self._dispatch(head, packet)
+                return self._answer(head, packet)
         except Exception as error:  # every failure becomes a fault: the aggregator gets an answer, never a traceback
             return self._fault(error, head, packet)
-        return seal_packet(answer, self._identity, blobs)
 
     def close(self) -> None:
         """Forget every run with its keys."""
@@ -71,6 +68,17 @@ class SiloAgent:
             for run in self._runs.values():
                 run.close()
             self._runs.clear()
+            self._answered.clear()
+
+    def _answer(self, head: Head, packet: Packet) -> Packet:
+        """Answer a new request; a repeated one gets the identical bytes again, so nothing is encrypted twice."""
+        asked = head_digest(packet)
+        before, answer = self._answered.get(head.run, ("", packet))
+        if asked != before:
+            reply, blobs = self._dispatch(head, packet)
+            answer = seal_packet(reply, self._identity, blobs)
+            self._answered[head.run] = (asked, answer)
+        return answer
 
     def _dispatch(self, head: Head, packet: Packet) -> tuple[Head, dict[str, bytes]]:
         common = Common(run=head.run, manifest=head.manifest, sender=self._identity.name, re=head_digest(packet))
@@ -107,17 +115,12 @@ class SiloAgent:
         return run
 
     def _fault(self, error: Exception, head: Head | None, packet: Packet) -> Packet:
-        what, code = "internal error; the silo's own log has the details", 1
-        if isinstance(error, SiloError):
-            what, code = str(error), error.exit_code
-        for kind, foreign_code in _FOREIGN:
-            if isinstance(error, kind):
-                what, code = str(error), foreign_code
+        what, code = _told(error)
         if code == 1:
             _log.error("internal error at %s", self._identity.name, exc_info=error)
         run = self._runs.get(head.run) if head is not None else None
         if run is not None:
-            run.record_fault(what)
+            run.record_fault(str(error) if code != 1 else what)
             if code == VerificationFailed.exit_code:
                 self._runs.pop(run.id).close()
         return seal_packet(
@@ -131,3 +134,17 @@ class SiloAgent:
             ),
             self._identity,
         )
+
+
+def _told(error: Exception) -> tuple[str, int]:
+    """Return what the aggregator is told of an error and its exit code; the silo's own log has the whole text.
+
+    What a budget has left is between a silo and its people, and an internal error could quote anything.
+    """
+    if isinstance(error, BudgetExceeded):
+        return "this silo's privacy budget does not cover the run", error.exit_code
+    if isinstance(error, SiloError):
+        return str(error), error.exit_code
+    if isinstance(error, CryptoError | PolicyError):
+        return str(error), VerificationFailed.exit_code
+    return "internal error; the silo's own log has the details", 1

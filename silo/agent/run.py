@@ -29,8 +29,9 @@ from silo.agent.facts import Measured, choose_dataset, gate_of, gather, reserve
 from silo.api import Experiment, load_experiment_bytes
 from silo.canonical import digest_of
 from silo.custody import EPOCH, upload_digest
-from silo.errors import PolicyDenied, VerificationFailed
+from silo.errors import ConfigError, PolicyDenied, SiloError, VerificationFailed
 from silo.home import Home
+from silo.ledger import Reservation
 from silo.messages import (
     Common,
     Finish,
@@ -82,6 +83,7 @@ class Run:
         self._rounds = 0
         self._session: Session | None = None
         self._members: tuple[str, ...] = ()
+        self._reservation: Reservation | None = None
 
     # 1. Decide -------------------------------------------------------------------------------------------------------
 
@@ -136,8 +138,15 @@ class Run:
         )
         self._plan.verify()
         check_model(self._experiment)
-        records = load(self._dataset.source)
-        features, targets = to_tensors(self._experiment, records)
+        try:
+            records = load(self._dataset.source)
+            features, targets = to_tensors(self._experiment, records)
+        except SiloError as error:
+            # Why is the silo's business: even "row 17" would tell the others something about its records.
+            self.record_fault(str(error))
+            raise ConfigError(
+                "this silo's records cannot be used for the run", fix="its own log says why, to its own people"
+            ) from error
         train, self._test = split_rows(targets.numpy(), self._dataset.split_seed)
         self._trainer = LocalTrainer(self._experiment, self._plan, features[train], targets[train], seed=run.model.seed)
         self._features, self._targets = features, targets
@@ -252,7 +261,7 @@ class Run:
         upload = session.upload(header, values)
         # Charged durably before a byte can leave: a crash from here on over-charges, never under-charges.
         digest = upload_digest(upload)
-        self._ledger.charge(self._reservation, head.round, head.attempt, update.steps, upload_digest=digest)
+        self._ledger.charge(self._held(), head.round, head.attempt, update.steps, upload_digest=digest)
         self._log.append(
             "upload",
             {
@@ -302,7 +311,7 @@ class Run:
         run = self._submission.run.body
         if head.previous.round != run.rounds:
             raise VerificationFailed("the run ended before its last round", where=f"run {self.id}")
-        self._reservation = self._ledger.settle(self._reservation)
+        self._reservation = self._ledger.settle(self._held())
         spent = self._plan.epsilon_after(self._trainer.steps)
         self._log.append(
             "budget-settled",
@@ -378,9 +387,17 @@ class Run:
         """Forget keys and close files."""
         if self._session is not None:
             self._session.close()
-        if hasattr(self, "_ledger"):
+        if self._reservation is not None:
+            # Nothing more can be charged to it; what an open reservation holds but never used is given back.
+            self._ledger.settle(self._reservation)
             self._ledger.close()
+            self._reservation = None
         self._log.close()
+
+    def _held(self) -> Reservation:
+        if self._reservation is None:
+            raise VerificationFailed("nothing was reserved for this run", where=f"run {self.id}")
+        return self._reservation
 
     def _require_session(self, members: Sequence[str]) -> Session:
         if self._session is None or tuple(members) != self._members:

@@ -72,7 +72,7 @@ def cast(data: Path | None, scratch: Path) -> tuple[Hospital, ...]:
     _write_made_up_records(made_up)
     return (
         *real,
-        Hospital(REFUSER, "St. Elsewhere (fictional)", "ZZ", str(made_up), fictional=True, own_pack=OWN_PACK),
+        Hospital(REFUSER, "St. Elsewhere", "ZZ", str(made_up), fictional=True, own_pack=OWN_PACK),
     )
 
 
