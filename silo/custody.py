@@ -34,12 +34,17 @@ class Choice:
     threshold: int | None
 
 
-def choose(custody: Custody, *, silos: int, value_bits: int, threshold: int | None) -> Choice:
-    """Return the smallest named set for ``silos`` silos; ``threshold`` None is the custody's default."""
+def choose(
+    custody: Custody, *, silos: int, value_bits: int, threshold: int | None, values: int = 0, rounds: int = 0
+) -> Choice:
+    """Return the smallest named set for ``silos`` silos; ``threshold`` None is the custody's default.
+
+    ``rounds`` sums of ``values`` values are to be opened under one epoch's keys, each by at most two sets of sharers.
+    """
     if custody == "shared":
         shared = parameters.shared_for(value_bits=value_bits, silos=silos)
         return Choice(shared.name, parameters.SECURITY_BITS, shared.max_additions, None)
-    chosen = threshold_parameters.for_silos(silos)
+    chosen = threshold_parameters.for_silos(silos, threshold=threshold, values=values, openings=2 * rounds)
     if value_bits != chosen.value_bits:
         raise ConfigError(
             f"threshold custody packs values of {chosen.value_bits} bits, not {value_bits}",

@@ -266,10 +266,11 @@ class ThresholdSession:
         return self._group
 
     def close(self) -> None:
-        """Forget the keys in memory and close the state."""
+        """Forget the keys, in memory and in the file, and close it; what was confirmed stays on record."""
         if self._group is not None:
             self._group.destroy()
         self._silo = None
+        self._state.forget(self._epoch.manifest, self._epoch.number)
         self._state.close()
 
     def _held(self) -> ThresholdSilo:

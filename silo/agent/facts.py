@@ -59,7 +59,8 @@ def gather(
     release: ReleaseFacts | None,
 ) -> Facts:
     """Return the facts for one moment; what is not known stays unknown, which denies where a rule asks for it."""
-    consortium, run = submission.consortium.body, submission.run.body
+    # The newest manifest this home joined, not the one the run was written for: who left it is no member any more.
+    consortium, run = home.consortium().body, submission.run.body
     approvers = home.approvers(run.code_digest)
     member = next((each for each in consortium.members if each.name == home.name), None)
     with home.ledger() as ledger:
@@ -113,9 +114,9 @@ def gather(
     )
 
 
-def gate_of(home: Home, submission: Submission) -> tuple[Gate, tuple[Signed[Waiver], ...]]:
+def gate_of(home: Home) -> tuple[Gate, tuple[Signed[Waiver], ...]]:
     """Return the gate with the consortium's packs and the silo's own, and the waivers on file."""
-    consortium = submission.consortium.body
+    consortium = home.consortium().body
     gate = Gate(
         Layer(home.federation_packs(), consortium.packs),
         Layer.pinned(*home.packs()),

@@ -25,11 +25,11 @@ from silo_crypto.verification import chain
 from silo_policies import Decision, Moment, Outcome, ReleaseFacts, sign
 
 from silo.agent.custody import Session, model_tag, session_for
-from silo.agent.facts import Measured, choose_dataset, gate_of, gather, reserve
-from silo.api import Experiment, load_experiment_bytes
-from silo.canonical import digest_of
+from silo.agent.facts import choose_dataset, gate_of, gather, reserve
+from silo.agent.prepare import DataError, Prepared, prepare
+from silo.canonical import canonical_bytes, digest_of
 from silo.custody import EPOCH, upload_digest
-from silo.errors import ConfigError, PolicyDenied, SiloError, VerificationFailed
+from silo.errors import ConfigError, PolicyDenied, VerificationFailed
 from silo.home import Home
 from silo.ledger import Reservation
 from silo.messages import (
@@ -46,6 +46,7 @@ from silo.messages import (
     Step,
     StepReply,
 )
+from silo.storage import write_atomically
 from silo.submission import Submission
 
 Vector = NDArray[np.float32]
@@ -77,7 +78,8 @@ class Run:
         self._log = home.log()
         self._rng = Csprng()
         self.permitted = False
-        self._measured: Measured | None = None
+        self._prepared: Prepared | None = None
+        self._folder = home.run_directory(self.id)
         self._chain = bytes(32)
         self._sent: _Sent | None = None
         self._rounds = 0
@@ -97,13 +99,15 @@ class Run:
         if self._identity.name not in run.members:
             raise VerificationFailed("this silo is not invited", where=f"run {head.run}")
         self._submission = submission
+        for file, content in submission.parts().items():
+            write_atomically(self._folder / file, content)
         self._dataset = choose_dataset(self._home, run.purpose)
         self._log.append(
             "manifest", {"digest": run.digest, "run": run.run, "consortium": run.consortium, "code": run.code_digest}
         )
         # Experiment code runs only when a steward approved these bytes, and even then only after the signatures held.
         if self._home.approved(run.code_digest):
-            self._prepare()
+            self._prepared = self._prepare()
         outcome, decision = self._decide("accept", round_number=0)
         self.permitted = outcome.permitted
         if self.permitted:
@@ -113,62 +117,31 @@ class Run:
             self.close()
         return InviteReply(**self._common, decision=decision.to_dict())
 
-    def _prepare(self) -> None:
-        """Load the approved experiment, this silo's records and the trainer."""
-        from silo.data import load, split_rows
-        from silo.training.accounting import Plan
-        from silo.training.check import check_model
-        from silo.training.model import build_model, flatten
-        from silo.training.trainer import LocalTrainer, to_tensors
-
-        run = self._submission.run.body
-        self._experiment: Experiment = load_experiment_bytes(self._submission.bundle, run.code_digest)
-        privacy = run.privacy
-        self._plan = Plan(
-            epsilon=privacy.epsilon,
-            delta=privacy.delta,
-            clipping_norm=privacy.clipping_norm,
-            noise_multiplier=privacy.noise_multiplier,
-            sample_rate=privacy.sample_rate,
-            steps_per_round=privacy.steps_per_round,
-            expected_batch=privacy.expected_batch,
-            learning_rate=privacy.learning_rate,
-            rounds=run.rounds,
-            parameters=run.model.parameters,
-        )
-        self._plan.verify()
-        check_model(self._experiment)
+    def _prepare(self) -> Prepared:
         try:
-            records = load(self._dataset.source)
-            features, targets = to_tensors(self._experiment, records)
-        except SiloError as error:
+            prepared = prepare(self._submission, self._dataset, self._home.path)
+        except DataError as error:
             # Why is the silo's business: even "row 17" would tell the others something about its records.
             self.record_fault(str(error))
             raise ConfigError(
                 "this silo's records cannot be used for the run", fix="its own log says why, to its own people"
             ) from error
-        train, self._test = split_rows(targets.numpy(), self._dataset.split_seed)
-        self._trainer = LocalTrainer(self._experiment, self._plan, features[train], targets[train], seed=run.model.seed)
-        self._features, self._targets = features, targets
-        self._data_digest = records.source
-        self._model: Vector = flatten(build_model(self._experiment, run.model.seed))
-        self._measured = Measured(
-            epsilon=self._plan.epsilon_after(self._plan.steps), model_size=len(self._model), records=len(train)
-        )
+        self._model: Vector = prepared.initial
+        return prepared
 
     def _decide(self, moment: Moment, round_number: int, release: ReleaseFacts | None = None) -> tuple[Outcome, Any]:
         facts = gather(
             self._home,
             self._submission,
             self._dataset,
-            self._measured,
+            self._prepared.measured if self._prepared else None,
             round_number=round_number,
             release=release,
         )
-        gate, waivers = gate_of(self._home, self._submission)
+        gate, waivers = gate_of(self._home)
         outcome = gate.evaluate(moment, facts, now=datetime.now(UTC), waivers=waivers)
         decision = sign(Decision.of(outcome, run=self.id, silo=self._identity.name), self._identity)
-        self._log.append(
+        entry = self._log.append(
             "decision",
             {
                 "run": self.id,
@@ -177,8 +150,13 @@ class Run:
                 "decision": outcome.decision,
                 "digest": decision.body.digest,
                 "deciding": list(decision.body.deciding)[:64],
+                "waivers": [each.waiver for each in decision.body.waivers][:64],
             },
         )
+        # For the silo's own people (`silo policy explain`): the facts behind a decision never leave this directory.
+        stem = f"{entry.index:06d}-{moment}"
+        write_atomically(self._folder / f"decision-{stem}.json", decision.to_json().encode())
+        write_atomically(self._folder / f"facts-{stem}.json", canonical_bytes(facts.to_dict()))
         return outcome, decision
 
     # 2. Keys and budget ----------------------------------------------------------------------------------------------
@@ -214,15 +192,20 @@ class Run:
         self._members = tuple(members)
         self._ledger = self._home.ledger()
         self._reservation = reserve(
-            self._ledger, self._dataset, self._plan, run=self.id, code=run.code_digest, data=self._data_digest
+            self._ledger,
+            self._dataset,
+            self._ready.plan,
+            run=self.id,
+            code=run.code_digest,
+            data=self._ready.data_digest,
         )
         self._log.append(
             "budget-reserved",
             {
                 "run": self.id,
                 "population": self._dataset.population,
-                "epsilon": self._plan.epsilon_after(self._plan.steps),
-                "delta": self._plan.delta,
+                "epsilon": self._ready.plan.epsilon_after(self._ready.plan.steps),
+                "delta": self._ready.plan.delta,
             },
         )
         self._session = session_for(self._submission, members, self._identity, self._home.shares_path)
@@ -235,6 +218,11 @@ class Run:
         session = self._require_session(head.members)
         if head.round != self._rounds + 1 or head.attempt != 1:
             raise VerificationFailed(f"round {head.round} is out of turn", where=f"run {self.id}")
+        left = sorted(set(head.members) - self._home.consortium().body.names)
+        if left:
+            raise PolicyDenied(
+                f"{', '.join(left)} left the consortium", where=f"round {head.round}", fix="start a new run"
+            )
         before = self._metrics() if head.round == 1 else None
         self._apply(head.previous, blobs)
         outcome, _ = self._decide("round", round_number=head.round)
@@ -255,7 +243,7 @@ class Run:
         following = dict(session.next_blobs(head.round + 1))
         if self._identity.name not in header.members:
             return reply, following
-        update = self._trainer.run(self._model)
+        update = self._ready.trainer.run(self._model)
         encryption = self._submission.run.body.encryption
         values = FixedPoint(encryption.value_bound, encryption.value_bits).encode(update.vector, self._rng)
         upload = session.upload(header, values)
@@ -312,14 +300,13 @@ class Run:
         if head.previous.round != run.rounds:
             raise VerificationFailed("the run ended before its last round", where=f"run {self.id}")
         self._reservation = self._ledger.settle(self._held())
-        spent = self._plan.epsilon_after(self._trainer.steps)
+        spent = self._ready.plan.epsilon_after(self._ready.trainer.steps)
         self._log.append(
             "budget-settled",
-            {"run": self.id, "population": self._dataset.population, "epsilon": spent, "delta": self._plan.delta},
+            {"run": self.id, "population": self._dataset.population, "epsilon": spent, "delta": self._ready.plan.delta},
         )
         metrics = self._metrics()
-        measured = self._measured
-        records = measured.records if measured is not None and self._may_release("records") else None
+        records = self._ready.measured.records if self._may_release("records") else None
         sealed: dict[str, bytes] = {}
         if self._may_release("model"):
             researcher = self._submission.researcher()
@@ -334,7 +321,7 @@ class Run:
             chain=self._chain.hex(),
             model=tag,
             epsilon=spent,
-            delta=self._plan.delta,
+            delta=self._ready.plan.delta,
             records=records,
             metrics=metrics,
             checkpoint=self._log.checkpoint(self._identity),
@@ -351,9 +338,9 @@ class Run:
             return None
         from silo.training.evaluate import evaluate
 
-        features, targets = self._features[self._test], self._targets[self._test]
-        seed = self._submission.run.body.model.seed
-        values = evaluate(self._experiment, self._model, features, targets, seed=seed)
+        ready, seed = self._ready, self._submission.run.body.model.seed
+        features, targets = ready.test
+        values = evaluate(ready.experiment, self._model, features, targets, seed=seed)
         positives = int((targets > 0).sum())
         return Metrics(values=values, positives=positives, negatives=len(targets) - positives)
 
@@ -393,6 +380,12 @@ class Run:
             self._ledger.close()
             self._reservation = None
         self._log.close()
+
+    @property
+    def _ready(self) -> Prepared:
+        if self._prepared is None:
+            raise VerificationFailed("the run was not permitted here", where=f"run {self.id}")
+        return self._prepared
 
     def _held(self) -> Reservation:
         if self._reservation is None:
