@@ -81,6 +81,9 @@ class Database:
             raise
 
     def _prepare(self, application: int, schema: Mapping[str, str]) -> None:
+        # Before anything is written: the path may name somebody else's database.
+        if self._objects() and self._pragma("application_id") != application:
+            raise ConfigError("this is another program's database", where=str(self.path), fix="check the path")
         if self._pragma("journal_mode") != "wal":
             self.connection.execute("PRAGMA journal_mode=WAL")
         self.connection.execute("PRAGMA synchronous=FULL")
@@ -90,8 +93,6 @@ class Database:
                     self.connection.execute(f"PRAGMA application_id={application}")
                     for statement in schema.values():
                         self.connection.execute(statement)
-        if self._pragma("application_id") != application:
-            raise ConfigError("this is another program's database", where=str(self.path), fix="check the path")
         self.schema = schema
         self.check_schema()
 

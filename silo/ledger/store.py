@@ -20,7 +20,7 @@ from silo.errors import BudgetExceeded, ConfigError, UsageError, VerificationFai
 from silo.ledger.book import ADJACENCY, Book, Charge, Population, Reservation, Unit
 from silo.ledger.filters import check_delta, check_epsilon, exact, filter_named
 from silo.ledger.journal import Event, Head, Journal
-from silo.ledger.mechanism import Mechanism, epsilon_of_run
+from silo.ledger.mechanism import Mechanism
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
@@ -138,10 +138,10 @@ class Ledger:
         )
         with self._journal.current() as book:
             terms = self._population(book, population)
-        if unit != terms.unit:
-            raise ConfigError(f"the budget is per {terms.unit}, the run protects each {unit}", where=population)
-        filter_named(terms.filter).check(wanted.mechanism)
-        epsilon_of_run(wanted.mechanism, steps, wanted.delta)  # the slow part, before others have to wait for it
+            if unit != terms.unit:
+                raise ConfigError(f"the budget is per {terms.unit}, the run protects each {unit}", where=population)
+            filter_named(terms.filter).check(wanted.mechanism)
+            book.total(terms, held=True, extra=wanted)  # fills the cache: the slow part, before others have to wait
         with self._journal.deciding() as book:
             present = book.reservations.get(wanted.key)
             if present is not None:

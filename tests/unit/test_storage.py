@@ -120,6 +120,17 @@ class TestDatabases:
         with pytest.raises(ConfigError, match="another program's"):
             Database(database.path, 78, TABLES, {})
 
+    def test_another_programs_file_is_left_as_it_was(self, tmp_path):
+        path = tmp_path / "other.db"
+        connection = sqlite3.connect(path)
+        connection.execute("CREATE TABLE mine (x)")
+        connection.close()
+        before = path.read_bytes()
+        with pytest.raises(ConfigError, match="another program's"):
+            Database(path, 77, TABLES, {})
+        assert path.read_bytes() == before
+        assert [file.name for file in tmp_path.iterdir()] == ["other.db"]
+
     def test_another_schema(self, database):
         with pytest.raises(VerificationFailed, match="'other'"):
             Database(database.path, 77, {**TABLES, "other": "(i)"}, {})

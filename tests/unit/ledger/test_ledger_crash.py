@@ -119,9 +119,9 @@ except BudgetExceeded:
 """
 
 
-def test_killed_at_every_line(tmp_path):
+def test_killed_at_every_line(in_memory):
     run = subprocess.run(
-        [sys.executable, "-c", DRIVER, str(tmp_path), DIGEST], capture_output=True, text=True, timeout=200
+        [sys.executable, "-c", DRIVER, str(in_memory), DIGEST], capture_output=True, text=True, timeout=200
     )
     assert run.returncode == 0, run.stderr
     outcomes = json.loads(run.stdout)

@@ -36,6 +36,7 @@ def path(original, tmp_path):
 def edit(path, *statements):
     """Run statements as somebody who removes the triggers, and puts them back."""
     connection = sqlite3.connect(path, isolation_level=None)
+    connection.execute("PRAGMA synchronous=OFF")
     triggers = connection.execute("SELECT name, sql FROM sqlite_schema WHERE type = 'trigger'").fetchall()
     for name, _ in triggers:
         connection.execute(f"DROP TRIGGER {name}")
