@@ -10,7 +10,7 @@ Invariant: what is released is a whole number of grid steps, and the grid depend
 bits of a floating-point sum or of a sampler cannot tell two inputs apart (Mironov 2012; Jin et al. 2022).
 
 Distance from the ideal. Per coordinate, in total variation (``DISTANCE``):
-- table: 2^14 probabilities, each off by less than 2^-96, three draws: below 3 x 2^-83;
+- table: 2^14 probabilities rounded down to 2^-96, what that leaves given to one of them, three draws: below 3 x 2^-82;
 - tails beyond 12 S: below 3 x 2^-107;
 - convolution: each step smooths K Z with 682 / 160 > 4.2 standard deviations; below 2^-500.
 A discrete Gaussian of this width is the continuous one of sigma' = sqrt(1 - 16 / UNITS^2) sigma followed by rounding
@@ -32,7 +32,7 @@ TABLE_BITS = 14
 TABLE_DEVIATION = 682
 FACTOR = 160
 UNITS = TABLE_DEVIATION * math.sqrt(FACTOR**4 + FACTOR**2 + 1)
-DISTANCE = 2.0**-81
+DISTANCE = 2.0**-80
 
 _HALF = 1 << (TABLE_BITS - 1)
 _HIGH_BITS = 32 - TABLE_BITS  # of a 32-bit word, what is left after choosing the column
