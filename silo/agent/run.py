@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from silo_crypto.codec import FixedPoint
+from silo_crypto.errors import VerificationError
 from silo_crypto.keys import Identity, PublicIdentity, seal
 from silo_crypto.protocol import Header
 from silo_crypto.randomness import Csprng
@@ -272,7 +273,14 @@ class Run:
         header, session = self._sent.header, self._require_session(self._sent.header.members)
         if previous is None or (previous.round, previous.attempt) != (header.round, header.attempt):
             raise VerificationFailed(f"the aggregate of round {header.round} is missing", where=f"run {self.id}")
-        sums = session.open(header, blobs.get("aggregate", b""), previous.uploaders, own=self._sent.uploaded)
+        try:
+            sums = session.open(header, blobs.get("aggregate", b""), previous.uploaders, own=self._sent.uploaded)
+        except VerificationError as error:
+            # What was wrong with it came from decrypting: told to the sender, it would be a decryption oracle.
+            self.record_fault(str(error))
+            raise VerificationFailed(
+                "a sum that was opened does not hold; this silo has stopped", where=f"round {header.round}"
+            ) from error
         encryption = self._submission.run.body.encryption
         codec = FixedPoint(encryption.value_bound, encryption.value_bits)
         self._model = self._model + codec.decode_mean(sums, len(previous.uploaders))
