@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from silo_crypto.verification import GroupKey
 from silo_policies import RunManifest, sign
 
 from silo.aggregator import RESULT, Aggregator
@@ -26,7 +27,7 @@ from silo.flower.engine import LocalGrid
 from silo.flower.records import from_records, to_records
 from silo.flower.server_app import GridExchange
 from silo.home import Home
-from silo.messages import Head, Packet, open_packet, seal_packet
+from silo.messages import Head, Packet, RoundRequest, open_packet, seal_packet
 from silo.submission import Submission
 
 ROUNDS = 3  # a run may ask for fewer, not for more: the noise is for three
@@ -105,6 +106,10 @@ class Federation:
         with self.homes[name].ledger() as ledger:
             found = [each for each in ledger.reservations() if each.run == submission.run.body.run]
         return sum(each.charged for each in found)
+
+    def releases(self, name: str, submission: Submission) -> list[Mapping[str, Any]]:
+        """Return a silo's log entries on models it released in the run."""
+        return [body for body in self.logged(name, submission, "release") if body["what"] == "model"]
 
     def logged(self, name: str, submission: Submission, kind: str) -> list[Mapping[str, Any]]:
         """Return the bodies of a party's log entries of one kind on the run."""
@@ -195,6 +200,26 @@ class Malicious(Aggregator):
 
     def _agree(self, tags: Mapping[str, tuple[str, str]], number: int) -> None:
         super()._agree(dict(list(tags.items())[:1]), number)
+
+
+def assert_stopped(federation: Federation, submission: Submission, tap: Tap, keys: Iterable[GroupKey]) -> None:
+    """Assert what holds after every attack: keys gone, nothing released, every upload charged, no silo goes on."""
+    assert all(key.destroyed for key in keys), "a key outlived the run"
+    directory = federation.run_directory(submission)
+    assert not (directory / RESULT).exists()
+    assert not list(directory.glob("*.sealed"))
+    assert federation.logged(federation.aggregator.name, submission, "fault")
+    identity = federation.aggregator.identity()
+    run = submission.run.body
+    for name in federation.names:
+        assert federation.charged(name, submission) == tap.uploads(name) * run.privacy.steps_per_round
+        assert not federation.releases(name, submission)
+        head = RoundRequest(
+            run=run.run, manifest=run.digest, sender=identity.name, round=1, attempt=1, members=federation.names
+        )
+        answer = head_of(federation.agent(name).handle(seal_packet(head, identity)))
+        assert (answer["kind"], answer["exit_code"]) == ("fault", 6)
+        assert "takes no part" in answer["what"]
 
 
 def head_of(packet: Packet) -> dict[str, Any]:
