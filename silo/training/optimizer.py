@@ -26,10 +26,10 @@ _RUN = 1 << 10
 
 def _squared_norms(g: torch.Tensor) -> torch.Tensor:
     """Return the squared L2 norm of each row of ``g`` (m, d), float64 (m,)."""
-    whole = g.shape[1] // _RUN * _RUN
-    runs = g[:, :whole].reshape(len(g), -1, _RUN).norm(2, dim=2) if whole else g[:, :0]
-    rest = g[:, whole:].norm(2, dim=1, keepdim=True)
-    return torch.cat([runs, rest], dim=1).double().square().sum(1)
+    runs = g.shape[1] // _RUN
+    whole = g[:, : runs * _RUN].reshape(len(g), runs, _RUN).norm(2, dim=2)
+    rest = g[:, runs * _RUN :].norm(2, dim=1, keepdim=True)
+    return torch.cat([whole, rest], dim=1).double().square().sum(1)
 
 
 class SiloOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -64,7 +64,7 @@ class SiloOptimizer(DPOptimizer):  # type: ignore[misc]
         A record whose gradient is not finite, or too large to have a finite norm, contributes 0. Gradients of an
         earlier batch are never accumulated: one step, one batch, one event for the accountant.
         """
-        samples = [g.reshape(len(g), -1) for g in self.grad_samples]
+        samples = [g.reshape(len(g), p.numel()) for p, g in zip(self.params, self.grad_samples, strict=True)]
         norms = torch.stack([_squared_norms(g) for g in samples]).sum(0).sqrt()
         good = torch.isfinite(norms)
         factors = torch.where(good, self.max_grad_norm / norms.clamp(min=self.max_grad_norm), 0.0)
