@@ -175,21 +175,22 @@ def verify_consortium(
     """Return the manifest if it may be acted on now, else raise.
 
     Without ``previous`` it must be a first manifest, signed by all it names; with it, a direct amendment of it.
-    ``pinned`` is the digest a silo agreed to when it joined, if it knows one. Raises :class:`SignatureRefused` for
-    missing, duplicate or foreign signatures, :class:`DocumentError` for the rest (wrong predecessor, expiry, clock).
+    ``pinned`` is the digest a party verified, with its history, when it joined: an amendment of that digest needs no
+    predecessor, because every byte of it was checked then. Raises :class:`SignatureRefused` for missing, duplicate or
+    foreign signatures, :class:`DocumentError` for the rest (wrong predecessor, expiry, clock).
     """
     manifest = signed.body
     where = f"consortium {manifest.name}"
     if pinned is not None and manifest.digest != pinned:
         raise DocumentError(f"its digest is {manifest.digest}, not the pinned {pinned}", where=where)
-    if previous is None:
-        if manifest.previous is not None:
-            raise DocumentError(
-                "it amends a manifest that is not here", where=where, fix=f"fetch the manifest {manifest.previous}"
-            )
-        signed.verify(manifest.verifiers(keyring))
-    else:
+    if previous is not None:
         _verify_amendment(signed, previous, keyring, where)
+    elif manifest.previous is None:
+        signed.verify(manifest.verifiers(keyring))
+    elif pinned is None:
+        raise DocumentError(
+            "it amends a manifest that is not here", where=where, fix=f"fetch the manifest {manifest.previous}"
+        )
     if manifest.created > now + CLOCK_SKEW:
         raise DocumentError("it is dated in the future", where=where, fix="compare the clocks")
     if now >= manifest.expires:
@@ -224,7 +225,8 @@ def verify_chain(
 ) -> ConsortiumManifest:
     """Return the newest manifest of a history that starts with the first one, checking every step.
 
-    Only the newest has to be unexpired. ``pinned`` is the digest of the first.
+    Only the newest has to be unexpired. ``pinned`` is the digest with which the history starts; it may start with an
+    amendment if that is the one pinned.
     """
     if not chain:
         raise DocumentError("there is no manifest", where="consortium")

@@ -15,7 +15,12 @@ from __future__ import annotations
 
 
 class PolicyError(Exception):
-    """Base of the package: ``what`` happened, ``where``, and the ``fix`` to try."""
+    """Base of the package: ``what`` happened, ``where``, and the ``fix`` to try.
+
+    ``exit_code`` is the command line's: 3 for what cannot be used, 6 for what cannot be believed.
+    """
+
+    exit_code = 3
 
     def __init__(self, what: str, *, where: str = "", fix: str = "") -> None:
         super().__init__(what)
@@ -51,3 +56,5 @@ class DocumentError(PolicyError):
 
 class SignatureRefused(PolicyError):
     """A signature that is missing, duplicate, foreign, malformed or wrong."""
+
+    exit_code = 6

@@ -1,6 +1,6 @@
 """A home: the directory that holds everything one party has. All paths of the product that are its own start here.
 
-    silo.toml          who it is                          policy/*.yaml             its own packs
+    silo.toml          who it is                          policy/*.yaml, pins.toml  its own packs, and their digests
     data.toml          its data sets                      policy/consortium/*.yaml  the packs its consortium pins
     keys/              identity, sealing and node keys    approvals/, waivers/      what its people signed
     consortium.json    the manifest it joined             ledger.db, log.db         budget and log
@@ -44,7 +44,17 @@ from silo_policies import (
 from silo.canonical import is_digest
 from silo.errors import ConfigError, VerificationFailed
 from silo.home.keys import NODE_FILE, check_directories, create_keys, read_passphrase, read_private
-from silo.home.settings import DataSet, Settings, checked, read_data, read_settings, write_data, write_settings
+from silo.home.settings import (
+    DataSet,
+    Settings,
+    checked,
+    read_data,
+    read_pins,
+    read_settings,
+    write_data,
+    write_pins,
+    write_settings,
+)
 from silo.ledger import Ledger
 from silo.log import Log
 from silo.storage import sync_directory, write_atomically
@@ -203,8 +213,18 @@ class Home:
         return tuple(_load_packs(self.path / "policy"))
 
     def add_pack(self, pack: Pack, text: bytes) -> None:
-        """Keep a pack as a policy of this home; ``text`` is the file it was parsed from."""
+        """Keep a pack as a policy of this home and pin its digest; ``text`` is the file it was parsed from."""
         write_atomically(self.path / "policy" / f"{pack.id}.yaml", text)
+        write_pins(self.path, {**self.pins(), pack.id: pack.digest})
+
+    def remove_pack(self, name: str) -> None:
+        """Take back a pack of this home's own."""
+        write_pins(self.path, {pack: digest for pack, digest in self.pins().items() if pack != name})
+        (self.path / "policy" / f"{name}.yaml").unlink(missing_ok=True)
+
+    def pins(self) -> dict[str, str]:
+        """Return the digests of the home's own packs, by id, as they were when they were pinned."""
+        return read_pins(self.path)
 
     def federation_packs(self) -> tuple[Pack, ...]:
         """Return the packs that the consortium pins; raise :class:`VerificationFailed` if one is missing or another."""

@@ -26,12 +26,36 @@ _VARIABLE = "SILO_PASSPHRASE"
 _MAX_BYTES = 1 << 16
 
 
-def create_keys(directory: Path, name: str) -> None:
-    """Make the directory (0700) and all keys of a new home in it."""
-    directory.mkdir(mode=0o700)
+def create_identity(directory: Path, name: str) -> Identity:
+    """Make the directory (0700) with new signing and sealing keys in it: all that a person needs."""
+    try:
+        directory.mkdir(mode=0o700)
+    except OSError as error:
+        raise ConfigError(
+            f"cannot make the keys' folder: {error.strerror}", where=str(directory), fix="choose a new folder"
+        ) from error
     if not os.environ.get(_VARIABLE):
         write_atomically(directory / _STORED, base64.urlsafe_b64encode(os.urandom(32)) + b"\n")
-    Identity.generate(name).save(directory, read_passphrase(directory))
+    identity = Identity.generate(name)
+    identity.save(directory, read_passphrase(directory))
+    return identity
+
+
+def load_identity(directory: Path) -> Identity:
+    """Return the keys that :func:`create_identity` made; raise if they cannot be read, or others could read them."""
+    try:
+        mode = stat.S_IMODE(directory.stat().st_mode)
+    except OSError as error:
+        raise ConfigError(
+            f"no keys: {error.strerror}", where=str(directory), fix="make them with `silo keys new`"
+        ) from error
+    _require_private(directory, mode)
+    return Identity.load(directory, read_passphrase(directory))
+
+
+def create_keys(directory: Path, name: str) -> None:
+    """Make the directory (0700) and all keys of a new home in it: a person's, and the node's."""
+    create_identity(directory, name)
     _create_node_key(directory, name)
 
 

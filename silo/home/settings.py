@@ -1,4 +1,4 @@
-"""What an administrator writes down about a silo and its data: ``silo.toml`` and ``data.toml``.
+"""What is written down about a silo, its data and its packs: ``silo.toml``, ``data.toml``, ``policy/pins.toml``.
 
 Invariant: what is read was checked field by field (strict types, no unknown field), and what is written reads back the
 same. Errors name the file and the field, never a value that might be secret.
@@ -30,7 +30,7 @@ from silo.errors import ConfigError
 from silo.ledger.filters import check_delta, check_epsilon, filter_named
 from silo.storage import write_atomically
 
-SETTINGS_FILE, DATA_FILE = "silo.toml", "data.toml"
+SETTINGS_FILE, DATA_FILE, PINS_FILE = "silo.toml", "data.toml", "policy/pins.toml"
 FOREVER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 MAX_BYTES = 1 << 20
 
@@ -90,6 +90,12 @@ class DataSet(Document):
         return self.epsilon_cap, self.delta, self.filter, self.unit
 
 
+class Pins(Document):
+    """``policy/pins.toml``: the digest of each of the silo's own packs when it was pinned."""
+
+    pins: dict[Slug, Digest] = Field(default_factory=dict)
+
+
 def read_settings(home: Path) -> Settings:
     """Read ``silo.toml``; raise :class:`ConfigError` if it is missing, unreadable or malformed."""
     return checked(Settings, _read(home / SETTINGS_FILE), home / SETTINGS_FILE)
@@ -132,6 +138,17 @@ def check_data(data: Iterable[DataSet], path: Path) -> None:
                 where=str(path),
                 fix="all data sets of the same people share one budget",
             )
+
+
+def read_pins(home: Path) -> dict[str, str]:
+    """Read ``policy/pins.toml``; a home that never pinned a pack has none."""
+    path = home / PINS_FILE
+    return dict(checked(Pins, _read(path), path).pins) if path.exists() else {}
+
+
+def write_pins(home: Path, pins: dict[str, str]) -> None:
+    """Write ``policy/pins.toml``, whole or not at all."""
+    _write(home / PINS_FILE, Pins(pins=pins).to_dict())
 
 
 Model = TypeVar("Model", bound=Document)
