@@ -3,6 +3,7 @@
 Invariant: everything that is in doubt is a denial. See README.md beside this package for the officer's page.
 """
 
+from silo_policies.agreement import Agreement, Draft, parse_agreement, parse_public, public_of
 from silo_policies.approval import Approval, code_signers
 from silo_policies.consortium import (
     Aggregator,
@@ -53,6 +54,7 @@ __all__ = [
     "MOMENTS",
     "AggregationSpec",
     "Aggregator",
+    "Agreement",
     "Approval",
     "Change",
     "ConsortiumFacts",
@@ -60,6 +62,7 @@ __all__ = [
     "DatasetFacts",
     "Decision",
     "DocumentError",
+    "Draft",
     "EncryptionSpec",
     "EvaluationError",
     "Evaluator",
@@ -101,10 +104,13 @@ __all__ = [
     "digest",
     "format_instant",
     "load_pack",
+    "parse_agreement",
     "parse_instant",
     "parse_json",
     "parse_pack",
+    "parse_public",
     "parse_signed",
+    "public_of",
     "shipped_pack",
     "shipped_packs",
     "shipped_text",
