@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from silo import __version__
-from silo.cli import demo
+from silo.cli import approve, consortium, demo, experiment, init, keys, policy
 
 app = typer.Typer(
     name="silo",
@@ -35,3 +35,9 @@ def root(
 
 
 app.command("demo")(demo.demo)
+app.command("init")(init.init)
+app.add_typer(keys.app, name="keys")
+app.add_typer(consortium.app, name="consortium")
+app.add_typer(policy.app, name="policy")
+app.add_typer(experiment.app, name="experiment")
+app.command("approve")(approve.approve)
