@@ -10,10 +10,10 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit e2e bench clean
+.PHONY: help setup demo test lint types unit e2e bench bench-setup clean
 
 help:  ## list these verbs
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
 
 setup: $(STAMP)  ## make .venv with everything in it (skipped when nothing changed)
 
@@ -44,7 +44,12 @@ unit: setup  ## unit, vector, property, contract and CLI tests
 e2e: setup  ## whole runs on real components
 	@$(BIN)/pytest tests/e2e $(ARGS)
 
-bench: setup bench-heart  ## every benchmark; make bench-NAME runs one
+bench: bench-heart bench-encryption bench-policies  ## every benchmark; make bench-NAME runs one
+
+bench-setup:  ## NVFlare in an environment of its own, for bench-encryption (it pins another TenSEAL)
+	@mkdir -p .bench && printf '*\n' > .bench/.gitignore
+	@test -x .bench/peers/bin/python || $(PYTHON) -m venv .bench/peers
+	.bench/peers/bin/pip install --disable-pip-version-check -q 'nvflare[HE]==2.9.0'
 
 bench-%: setup
 	@$(BIN)/python -m benchmarks.$* $(ARGS)

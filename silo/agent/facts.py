@@ -119,7 +119,7 @@ def gate_of(home: Home) -> tuple[Gate, tuple[Signed[Waiver], ...]]:
     consortium = home.consortium().body
     gate = Gate(
         Layer(home.federation_packs(), consortium.packs),
-        Layer.pinned(*home.packs()),
+        Layer(home.packs(), home.pins()),
         approvers=consortium.people_of(home.name, keyring, "officer"),
     )
     return gate, home.waivers()
