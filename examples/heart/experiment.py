@@ -36,7 +36,7 @@ experiment = Experiment(
     privacy=LocalDP(
         epsilon=3, delta=1e-4, clipping_norm=1, sample_rate=0.5, steps_per_round=1, expected_batch=75, learning_rate=5
     ),
-    encryption=Encryption(custody="shared", value_bits=16, value_bound=4.0),
+    encryption=Encryption(custody="shared", value_bits=16, value_bound=64.0),
     aggregation=FedAvg(weighting="uniform"),
     releases=["model", "metrics", "records"],
 )

@@ -171,6 +171,23 @@ class Plan:
             )
 
 
+def check_value_range(plan: Plan, value_bound: float, value_bits: int) -> None:
+    """Return if integers of ``value_bits`` over [-value_bound, value_bound] can carry a round's noised update.
+
+    Cutting noise off costs no privacy but biases the model; steps coarser than the noise drown what was learnt. Raises
+    :class:`~silo.errors.ConfigError` with the range that fits.
+    """
+    deviation = plan.learning_rate * plan.noise_multiplier * plan.clipping_norm / plan.expected_batch
+    deviation *= math.sqrt(plan.steps_per_round)
+    lowest, highest = 6 * deviation, deviation * (2**value_bits - 1) / 2
+    if not lowest <= value_bound <= highest:
+        raise ConfigError(
+            f"value_bound is {value_bound:g}, and the noise of one round has standard deviation {deviation:.3g}",
+            where="Encryption",
+            fix=f"give a value_bound from {lowest:.3g} (6 deviations) to {highest:.3g} (what {value_bits} bits resolve)",
+        )
+
+
 def make_plan(privacy: LocalDP, rounds: int, parameters: int) -> Plan:
     """Return the plan that reaches ``privacy.epsilon`` over ``rounds`` for a model of ``parameters`` weights."""
     steps = rounds * privacy.steps_per_round

@@ -10,7 +10,14 @@ from scipy import integrate, optimize, stats
 
 from silo.api import LocalDP
 from silo.errors import ConfigError
-from silo.training.accounting import Plan, calibrate, effective_multiplier, epsilon_of, make_plan
+from silo.training.accounting import (
+    Plan,
+    calibrate,
+    check_value_range,
+    effective_multiplier,
+    epsilon_of,
+    make_plan,
+)
 
 HEART = LocalDP(
     epsilon=3, delta=1e-4, clipping_norm=1, sample_rate=0.5, steps_per_round=1, expected_batch=75, learning_rate=5
@@ -161,3 +168,14 @@ def test_a_plan_out_of_range_is_refused(change: dict[str, float]) -> None:
     plan = Plan(3.0, 1e-4, 1.0, 2.2, 0.5, 1, 75.0, 5.0, 10, 32)
     with pytest.raises(ConfigError):
         replace(plan, **change).verify()  # type: ignore[arg-type]
+
+
+def test_the_integers_range_must_hold_the_noise_and_resolve_it() -> None:
+    plan = Plan(3.0, 1e-4, 1.0, 2.0, 0.5, 4, 80.0, 4.0, 10, 32)  # noise of one round: 4 x 2 x 1 / 80 x sqrt(4) = 0.2
+    for bound in (1.21, 4.0, 6000.0):
+        check_value_range(plan, bound, 16)
+    for bound in (1.19, 0.01, 6600.0, 1e6):
+        with pytest.raises(ConfigError, match=r"value_bound from 1.2 .* to 6.55e\+03"):
+            check_value_range(plan, bound, 16)
+    with pytest.raises(ConfigError, match="8 bits"):
+        check_value_range(plan, 30.0, 8)
