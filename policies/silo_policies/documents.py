@@ -35,7 +35,7 @@ def canonical(value: Any) -> bytes:
     """
     try:
         return rfc8785.dumps(value)
-    except (rfc8785.CanonicalizationError, RecursionError) as error:
+    except (rfc8785.CanonicalizationError, RecursionError, UnicodeError) as error:
         raise PolicyError(
             f"this value has no canonical JSON form: {error}", fix="large integers travel as strings"
         ) from error

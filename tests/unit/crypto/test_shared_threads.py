@@ -3,7 +3,6 @@
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-
 from silo_crypto import parameters
 from silo_crypto.protocol import Header
 from silo_crypto.shared import SharedAdder, SharedEncryptor, SharedKey, SharedOpener
