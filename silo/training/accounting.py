@@ -184,7 +184,7 @@ def check_value_range(plan: Plan, value_bound: float, value_bits: int) -> None:
         raise ConfigError(
             f"value_bound is {value_bound:g}, and the noise of one round has standard deviation {deviation:.3g}",
             where="Encryption",
-            fix=f"give a value_bound from {lowest:.3g} (6 deviations) to {highest:.3g} (what {value_bits} bits resolve)",
+            fix=f"give a value_bound from {lowest:.3g} (6 deviations) to {highest:.3g} ({value_bits} bits resolve it)",
         )
 
 

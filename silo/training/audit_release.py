@@ -1,0 +1,117 @@
+"""An experiment audited on a silo's own records: a release like any other, reserved and charged before it is read.
+
+Canary records, made up from the public schema, are put among the silo's records by fair coins; the experiment trains
+for all its rounds with its own constants, and the coins are guessed from the updates.
+
+Invariant: the population's ledger has reserved every step before the first one is taken, and charged a round, durably,
+before anything is computed from its update. What the audit returns is computed from charged updates, canaries and coins
+alone, so it tells no more about a record than the run itself would; the canaries are nobody's.
+
+The update is read as its strongest receiver could read it: without encryption and without other silos' sums.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from silo_crypto.randomness import Csprng
+from torch import Tensor
+
+from silo.api import Experiment, Schema
+from silo.canonical import digest_of
+from silo.errors import UsageError
+from silo.ledger import Ledger
+from silo.training.accounting import Plan, effective_multiplier
+from silo.training.audit import MAX_CANARIES, MIN_CANARIES, Audit, guesses_for, judge
+from silo.training.check import made_up
+from silo.training.model import build_model, flatten, torch_generator, trainable, unflatten
+from silo.training.trainer import LocalTrainer, to_tensors
+
+PART = "audit"
+
+
+@dataclass(frozen=True)
+class Account:
+    """To whom an audit is charged: the population, the audit's own run id, and the digests of code and data."""
+
+    population: str
+    run: str
+    code_digest: str
+    data_digest: str
+
+
+def audit_release(
+    ledger: Ledger,
+    account: Account,
+    experiment: Experiment,
+    plan: Plan,
+    data: tuple[Tensor, Tensor],
+    schema: Schema,
+    *,
+    canaries: int,
+    seed: int = 0,
+) -> Audit:
+    """Return the audit of ``experiment`` on ``data``, (features (n, ...), targets (n,)), after charging all its steps.
+
+    Raises :class:`~silo.errors.BudgetExceeded` before anything is trained if the population's budget does not cover
+    the whole plan, and what :class:`~silo.training.trainer.LocalTrainer` raises; what was charged stays charged.
+    """
+    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
+
+    if not MIN_CANARIES <= canaries <= MAX_CANARIES:
+        raise UsageError(f"{canaries} canaries", fix=f"take {MIN_CANARIES} to {MAX_CANARIES}")
+    plan.verify()
+    event = GaussianDpEvent(effective_multiplier(plan.noise_multiplier, plan.parameters))
+    if plan.sample_rate < 1:
+        event = PoissonSampledDpEvent(plan.sample_rate, event)
+    reservation = ledger.reserve(
+        account.population,
+        account.run,
+        event,
+        plan.steps,
+        delta=plan.delta,
+        code_digest=account.code_digest,
+        data_digest=account.data_digest,
+        part=PART,
+    )
+    try:
+        strangers = to_tensors(experiment, made_up(schema, canaries))
+        included = (Csprng().uint64(canaries) & np.uint64(1)).astype(np.bool_)
+        rows = torch.from_numpy(np.flatnonzero(included))
+        features, targets = (torch.cat([ours, theirs[rows]]) for ours, theirs in zip(data, strangers, strict=True))
+        trainer = LocalTrainer(experiment, plan, features, targets, seed=seed)
+        weights = flatten(build_model(experiment, seed))
+        scores = np.zeros(canaries)
+        for number in range(1, plan.rounds + 1):
+            update = trainer.run(weights)
+            digest = digest_of(update.vector.astype("<f4").tobytes())
+            ledger.charge(reservation, number, 1, update.steps, upload_digest=digest)
+            directions = _clipped_gradients(experiment, weights, strangers, plan.clipping_norm, seed)
+            scores -= directions @ update.vector.astype(np.float64)
+            weights = weights + update.vector
+        proven = plan.epsilon_after(trainer.steps)
+    finally:
+        ledger.settle(reservation)
+    # A canary is recognised by how much more its direction moved than the others': compare each with its own length.
+    return judge(scores, included, proven=proven, delta=plan.delta, guesses=guesses_for(canaries, proven))
+
+
+def _clipped_gradients(
+    experiment: Experiment, weights: NDArray[np.float32], records: tuple[Tensor, Tensor], norm: float, seed: int
+) -> NDArray[np.float64]:
+    """Return each record's gradient at ``weights``, clipped, float64 (m, d); 0 where it is not finite."""
+    model = build_model(experiment, seed).eval()
+    unflatten(model, weights)
+    with torch_generator(seed):
+        losses = experiment.loss(model(records[0]), records[1])
+    parameters = trainable(model)
+    found = []
+    for position in range(len(losses)):
+        parts = torch.autograd.grad(losses[position], parameters, retain_graph=True)
+        gradient = torch.cat([part.flatten() for part in parts]).double().numpy()
+        length = np.linalg.norm(gradient)
+        found.append(gradient * min(1.0, norm / length) if np.isfinite(length) and length > 0 else 0 * weights)
+    return np.stack(found)
