@@ -6,6 +6,8 @@ traceback appears only with ``--debug``.
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 
 from silo.cli.app import app
@@ -20,6 +22,10 @@ def main(argv: list[str] | None = None) -> None:
     debug = "--debug" in arguments
     try:
         code = app(args=arguments, prog_name="silo", standalone_mode=False)
+        sys.stdout.flush()
+    except BrokenPipeError:  # `silo ... | head`: whoever read has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 128 + signal.SIGPIPE
     except Exception as error:
         if debug:
             raise

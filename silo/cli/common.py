@@ -16,6 +16,7 @@ from silo.errors import ConfigError, UsageError
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.table import Table
 
     from silo.home import Home
 
@@ -71,6 +72,22 @@ def console() -> Console:
     from rich.console import Console
 
     return Console(highlight=False, markup=False, emoji=False)
+
+
+def table_of(*headings: str) -> Table:
+    """Return an empty table whose first column keeps its words whole and whose last takes the room that is left."""
+    from rich import box
+    from rich.table import Table
+
+    table = Table(box=box.SIMPLE_HEAD, show_lines=True, pad_edge=False)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, no_wrap=number < len(headings) - 1, overflow="fold")
+    return table
+
+
+def count(number: int, thing: str) -> str:
+    """Return ``1 rule``, ``2 rules``."""
+    return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
 
 
 def say(text: str) -> None:

@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from silo.cli.common import HomeOption, JsonOption, console, now, open_home, print_json, read_file, say, until
+from silo.cli.common import (
+    HomeOption,
+    JsonOption,
+    console,
+    count,
+    now,
+    open_home,
+    print_json,
+    read_file,
+    say,
+    table_of,
+    until,
+)
 from silo.errors import ConfigError, PolicyDenied, UsageError
 
 if TYPE_CHECKING:
@@ -310,23 +322,21 @@ def _tell(agreement: Agreement, as_json: bool, *, whole: bool = False, joined: b
         lacking = draft.missing()
         out.print(f"{draft.name}: a draft" + (f" that lacks {', '.join(lacking)}" if lacking else ", ready to sign"))
     elif needed:
-        out.print(f"{agreement.name}: {needed} more signatures are needed, of {', '.join(who)}")
+        out.print(f"{agreement.name}: {count(needed, 'more signature')} needed, of {', '.join(who)}")
     else:
         out.print(f"{agreement.name}: complete\n{agreement.newest.body.digest}")
 
 
 def _print_parties(body: Any) -> None:
-    from rich.table import Table
-
-    table = Table()
-    for heading in ("name", "role", "of", "signing key"):
-        table.add_column(heading, overflow="fold")
+    table = table_of("name", "role", "key begins", "of")
     for member in body.members:
-        table.add_row(member.name, "member", f"{member.organisation_type}, {member.jurisdiction}", member.keys.ed25519)
+        table.add_row(
+            member.name, "member", member.keys.ed25519[:12], f"{member.organisation_type}, {member.jurisdiction}"
+        )
     if body.aggregator is not None:
-        table.add_row(body.aggregator.name, "aggregator", "", body.aggregator.keys.ed25519)
+        table.add_row(body.aggregator.name, "aggregator", body.aggregator.keys.ed25519[:12], "")
     for person in body.people:
-        table.add_row(person.name, person.role, person.silo or "", person.keys.ed25519)
+        table.add_row(person.name, person.role, person.keys.ed25519[:12], person.silo or "")
     out = console()
     out.print(table)
     threshold = f", {body.threshold} silos together open a sum" if body.threshold else ""

@@ -7,7 +7,7 @@ the facts beside it only if they are those whose digest was signed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -33,13 +33,14 @@ from silo_policies import (
 )
 from silo_policies.pack import Citation
 
-from silo.cli.common import now, read_file
+from silo.cli.common import count, now, read_file, table_of
 from silo.errors import ConfigError, PolicyDenied, UsageError, VerificationFailed
 from silo.home import Home
 from silo.submission import BUNDLE, CONSORTIUM, RUN, Submission, keyring
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
 
 @dataclass(frozen=True)
@@ -263,29 +264,27 @@ def _missing(pack: Pack | None, result: RuleResult) -> tuple[str, ...]:
     return tuple(name for name in _named(pack, result.rule) if name not in result.facts)
 
 
-def show_lines(console: Console, lines: Iterable[Line], *, whole: bool) -> None:
+def show_lines(console: Console, lines: Sequence[Line], *, whole: bool) -> None:
     """Print what stands in the way or was waived in full, and with ``whole`` every rule in a table before it."""
     from rich.padding import Padding
-    from rich.table import Table
+    from rich.text import Text
 
-    lines = list(lines)
     if whole:
-        table = Table(show_lines=True)
-        for heading in ("rule", "result", "facts it read", "source"):
-            table.add_column(heading, overflow="fold")
+        table = table_of("result", "rule, what it read, and where it comes from")
         for each in lines:
-            table.add_row(each.id, SHOWN[each.result], _read(each), each.source)
+            table.add_row(_verdict(each), Text("\n").join(_told(each)))
         console.print(table)
     for each in lines:
         if each.result == "true":
             continue
-        console.print(f"{SHOWN[each.result]}: {each.id}" + (f" ({each.severity})" if each.severity else ""))
+        severity = f" ({each.severity})" if each.severity else ""
+        console.print(Text.assemble(_verdict(each), f": {each.id}{severity}"))
         told = [
             ("", each.message),
             ("rule: ", each.expr),
             ("it read: ", _read(each)),
             ("source: ", each.source + (f" {each.cite.url}" if each.cite else "")),
-            ("waiver: " if each.result == "waived" else "because: ", each.detail),
+            ("", each.detail),
             ("remedy: ", each.remediation if each.result != "waived" else ""),
         ]
         for label, text in told:
@@ -294,11 +293,28 @@ def show_lines(console: Console, lines: Iterable[Line], *, whole: bool) -> None:
 
 
 SHOWN = {"true": "holds", "false": "NOT MET", "error": "ERROR", "waived": "WAIVED"}
+_STYLES = {"true": "green", "false": "red", "error": "red", "waived": "yellow"}
+
+
+def _verdict(line: Line) -> Text:
+    from rich.text import Text
+
+    return Text(SHOWN[line.result], style=_STYLES[line.result])
+
+
+def _told(line: Line) -> Iterator[Text]:
+    from rich.text import Text
+
+    yield Text(line.id, style="bold")
+    if _read(line):
+        yield Text(_read(line))
+    if line.source:
+        yield Text(line.source, style="dim")
 
 
 def _read(line: Line) -> str:
     told = [f"{name} = {_worded(value)}" for name, value in line.facts.items()]
-    return "\n".join([*told, *(f"{name} is not known" for name in line.missing)])
+    return ", ".join([*told, *(f"{name} is not known" for name in line.missing)])
 
 
 def _worded(value: Any) -> str:
@@ -319,7 +335,7 @@ def counted(lines: list[Line]) -> str:
     """Return in words how many rules were asked and how they came out."""
     against = sum(line.result in ("false", "error") for line in lines)
     waived = sum(line.result == "waived" for line in lines)
-    parts = [f"{len(lines)} rules asked"]
+    parts = [f"{count(len(lines), 'rule')} asked"]
     parts += [f"{against} in the way"] if against else []
     parts += [f"{waived} waived"] if waived else []
     return ", ".join(parts) if len(parts) > 1 else f"all {len(lines)} rules hold"

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from silo.errors import UsageError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -35,6 +37,12 @@ def demo(
     custody: Annotated[
         str | None, typer.Option("--custody", help="shared or threshold, instead of the experiment's.")
     ] = None,
+    prepare: Annotated[
+        bool, typer.Option("--prepare", help="Stop before the run, so that you can try policies on it.")
+    ] = False,
+    resume: Annotated[
+        Path | None, typer.Option("--resume", help="Run what --prepare left in this folder, as you changed it.")
+    ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print the facts as JSON on stdout, and nothing else there.")
     ] = False,
@@ -47,9 +55,13 @@ def demo(
     """
     from rich.console import Console
 
-    from silo.demo import Options, run_demo
+    from silo.demo import Options, prepare_demo, resume_demo, run_demo
 
     talk = Console(stderr=True)
+    if resume is not None and (
+        prepare or any(each is not None for each in (experiment, data, policy, custody, rounds, epsilon))
+    ):
+        raise UsageError("a prepared demo runs as it was prepared", where="--resume", fix="leave the other options out")
     options = Options(
         out=out,
         experiment=experiment,
@@ -60,8 +72,13 @@ def demo(
         epsilon=epsilon,
         custody=custody,
     )
+    if prepare:
+        with _Progress(talk) as progress:
+            setting = prepare_demo(options, progress)
+        _print_stage(options.out, setting.run, sorted(setting.homes), as_json)
+        return
     with _Progress(talk) as progress:
-        report, page = run_demo(options, progress)
+        report, page = run_demo(options, progress) if resume is None else resume_demo(resume, progress)
     if as_json:
         import json
 
@@ -69,6 +86,18 @@ def demo(
         typer.echo(json.dumps({**facts, "report": str(page)}, indent=2))
         return
     _print_tables(Console(), report, page)
+
+
+def _print_stage(out: Path, run: str, silos: list[str], as_json: bool) -> None:
+    """Say what was prepared, and how to go on."""
+    import json
+
+    if as_json:
+        typer.echo(json.dumps({"run": run, "silos": silos, "homes": str(out / "homes"), "people": str(out / "people")}))
+        return
+    typer.echo(f"prepared run {run}: homes in {out / 'homes'}, the keys of their people in {out / 'people'}")
+    typer.echo(f"what would a hospital decide?  silo policy check --home {out / 'homes' / silos[0]}")
+    typer.echo(f"run it:                        silo demo --resume {out}")
 
 
 class _Progress:
@@ -93,6 +122,7 @@ class _Progress:
             TimeRemainingColumn(),
             console=console,
             transient=True,
+            disable=not console.is_terminal,  # in a file or a pipe only the sentences are wanted
         )
         self._task = self._bar.add_task("starting", total=None)
 

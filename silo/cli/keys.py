@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True, help="Keys of people, and the public halves that a consortium names.")
 
-PERSON_FILE = "person.json"
 ROLES = ("steward", "officer", "researcher")
 
 
@@ -39,13 +38,11 @@ def new(
 
     Example: silo keys new --role officer --name olga --silo riverside --out keys/olga
     """
-    import json
-
+    from silo_crypto.keys import Identity
     from silo_policies import Person, public_of
     from silo_policies.signing import parse_body
 
-    from silo.home.keys import create_identity
-    from silo.storage import write_atomically
+    from silo.home.keys import PERSON_FILE, save_person
 
     if role not in ROLES:
         raise UsageError(f"there is no role {role!r}", where="--role", fix=f"one of {', '.join(ROLES)}")
@@ -57,20 +54,14 @@ def new(
         )
     if out.exists():
         raise ConfigError("something is already there", where=str(out), fix="choose a new folder")
-    body: dict[str, Any] = {"name": name, "role": role, "silo": silo, "keys": _NOBODY}
-    parse_body(Person, body, where="the person")  # before any key is made
-    out.parent.mkdir(parents=True, exist_ok=True)
-    identity = create_identity(out, name)
-    person = parse_body(Person, {**body, "keys": identity.public().to_json()["keys"]}, where="the person")
-    text = json.dumps(public_of(person), indent=2) + "\n"
-    write_atomically(out / PERSON_FILE, text.encode(), mode=0o644)
+    identity = Identity.generate(name)
+    keys = identity.public().to_json()["keys"]
+    person = parse_body(Person, {"name": name, "role": role, "silo": silo, "keys": keys}, where="the person")
+    save_person(out, identity, person)
     if as_json:
         print_json({**public_of(person), "folder": str(out)})
     else:
         console().print(f"made the keys of {name} ({role}) in {out}; hand {out / PERSON_FILE} to the consortium")
-
-
-_NOBODY = {"ed25519": "A" * 43 + "=", "x25519": "A" * 43 + "="}
 
 
 @app.command()
@@ -151,6 +142,8 @@ def load_named(home: Home, folder: Path | None, role: str) -> Identity:
 
 def _person(folder: Path) -> Person:
     from silo_policies import Person, parse_public
+
+    from silo.home.keys import PERSON_FILE
 
     path = folder / PERSON_FILE
     party = parse_public(read_file(path), where=str(path))

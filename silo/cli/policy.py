@@ -7,7 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from silo.cli.common import HomeOption, JsonOption, KeyOption, console, now, open_home, print_json, say, until
+from silo.cli.common import (
+    HomeOption,
+    JsonOption,
+    KeyOption,
+    console,
+    count,
+    now,
+    open_home,
+    print_json,
+    say,
+    table_of,
+    until,
+)
 from silo.cli.packs import find_pack, last_day, listed_packs, not_good, own_packs, shortened, text_of
 from silo.errors import ConfigError, PolicyDenied, UsageError
 
@@ -31,17 +43,14 @@ def list_packs(home: HomeOption = None, as_json: JsonOption = False) -> None:
 
     Example: silo policy list
     """
-    from rich.table import Table
-
     rows = list(listed_packs(home))
     if as_json:
         print_json({"packs": rows})
         return
-    table = Table()
-    for heading in ("pack", "version", "rules", "binds through", "in effect until", "title"):
-        table.add_column(heading, overflow="fold")
+    table = table_of("pack", "rules", "until", "binds through")
     for row in rows:
-        table.add_row(*(str(row[name]) for name in ("id", "version", "rules", "binds", "until", "title")))
+        name = f"{row['id']} {row['version']}"
+        table.add_row(name, str(row["rules"]), row["until"], f"{row['binds']}\n{row['title']}".strip())
     console().print(table)
 
 
@@ -51,8 +60,6 @@ def show(pack: PackArgument, home: HomeOption = None, as_json: JsonOption = Fals
 
     Example: silo policy show baseline
     """
-    from rich.table import Table
-
     found = find_pack(pack, home)
     if as_json:
         print_json({"digest": found.digest, **found.document.to_dict()})
@@ -61,17 +68,12 @@ def show(pack: PackArgument, home: HomeOption = None, as_json: JsonOption = Fals
     out.print(f"{document.id} {document.version}: {document.title}")
     out.print(f"for {document.jurisdiction}; in effect {document.effective_from:%Y-%m-%d} to {last_day(found)}")
     out.print(f"{document.notice}\n{found.digest}")
-    table = Table(show_lines=True)
-    for heading in ("rule", "must be true", "asked at", "source"):
-        table.add_column(heading, overflow="fold")
+    table = table_of("rule", "must be true, asked when, source")
     for rule in document.rules:
         fixed = "" if rule.waivable else "\ncannot be waived"
-        table.add_row(
-            f"{rule.id}\n{rule.severity}{fixed}",
-            rule.expr.strip(),
-            ", ".join(rule.moments),
-            f"{rule.cite.instrument}, {rule.cite.article}",
-        )
+        source = f"{rule.cite.instrument}, {rule.cite.article}"
+        asked = f"at {', '.join(rule.moments)}"
+        table.add_row(f"{rule.id}\n{rule.severity}{fixed}", f"{rule.expr.strip()}\n{asked}\n{source}")
     out.print(table)
 
 
@@ -81,17 +83,14 @@ def facts(as_json: JsonOption = False) -> None:
 
     Example: silo policy facts
     """
-    from rich.table import Table
     from silo_policies.facts import schema
 
     if as_json:
         print_json({"facts": [vars(info) for info in schema().values()]})
         return
-    table = Table()
-    for heading in ("fact", "type", "source", "meaning"):
-        table.add_column(heading, overflow="fold")
+    table = table_of("fact", "source", "meaning")
     for info in schema().values():
-        table.add_row(info.name, info.type, info.source, info.meaning)
+        table.add_row(f"{info.name}\n  {info.type}", info.source, info.meaning)
     console().print(table)
 
 
@@ -127,8 +126,10 @@ def run_tests(
             }
         )
     elif report.ok:
-        watched = ", and a test notices every small change of a rule" if mutants else ""
-        console().print(f"{found.id}: {len(found.rules)} rules, {len(report.results)} tests hold{watched}")
+        watched = "; they notice every small change of a rule" if mutants else ""
+        console().print(
+            f"{found.id}: {count(len(found.rules), 'rule')}, {count(len(report.results), 'test')}, all hold{watched}"
+        )
     else:
         for problem in problems:
             console().print(problem)
@@ -212,7 +213,7 @@ def explain(
         out.print("the facts behind it are not at hand: a silo keeps its own")
     if len(records) > 1:
         kept = ", ".join(sorted({each.decision.moment for each in records}))
-        out.print(f"{len(records)} decisions on this run are on record ({kept}); choose with --moment")
+        out.print(f"{len(records)} decisions on this run are on record ({kept}): choose with --moment")
 
 
 @app.command()
@@ -338,7 +339,6 @@ def diff(
 
     Example: silo policy diff our-charter our-charter-2.yaml
     """
-    from rich.table import Table
     from silo_policies import diff_packs
 
     changes = diff_packs(find_pack(old, home), find_pack(new, home))
@@ -347,17 +347,13 @@ def diff(
     elif not changes:
         console().print("the packs say the same")
     else:
-        table = Table(show_lines=True)
-        for heading in ("rule", "what", "old", "new", "loosens"):
-            table.add_column(heading, overflow="fold")
+        table = table_of("rule", "loosens", "what changed")
         for change in changes:
             verdict = {True: "yes", False: "no", None: "read it"}[change.loosens]
             table.add_row(
                 change.rule or "(the pack)",
-                f"{change.kind} {change.field}",
-                shortened(change.old),
-                shortened(change.new),
                 verdict,
+                f"{change.kind} {change.field}\n- {shortened(change.old)}\n+ {shortened(change.new)}",
             )
         console().print(table)
     loosened = sorted({change.rule for change in changes if change.loosens})

@@ -4,6 +4,6 @@ Nothing here is needed by a deployment: it plays the people (admins who create h
 researcher who submits) and then starts the same two Flower apps that a deployment starts.
 """
 
-from silo.demo.run import Options, run_demo
+from silo.demo.run import Options, prepare_demo, resume_demo, run_demo
 
-__all__ = ["Options", "run_demo"]
+__all__ = ["Options", "prepare_demo", "resume_demo", "run_demo"]

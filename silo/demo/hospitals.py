@@ -13,7 +13,7 @@ from silo.data.schema import HEART
 
 @dataclass(frozen=True)
 class Hospital:
-    """One silo of the demo. ``source`` as in :func:`silo.data.load`; ``own_pack`` is its own policy, YAML, or empty."""
+    """One silo of the demo. ``source`` as in ``data.toml``; ``own_pack`` is its own policy, YAML, or empty."""
 
     name: str
     display_name: str
@@ -24,6 +24,7 @@ class Hospital:
 
 
 REFUSER = "st-elsewhere"
+MADE_UP = "data/made-up.csv"  # relative to the silo's home, so that it moves with it
 
 OWN_PACK = """\
 # The own policy of a made-up hospital, on top of the consortium's baseline: it can only tighten.
@@ -62,22 +63,23 @@ _PLACES = {
 }
 
 
-def cast(data: Path | None, scratch: Path) -> tuple[Hospital, ...]:
-    """Return the five hospitals. ``data`` holds other CSV files by name; ``scratch`` receives the made-up records."""
+def cast(data: Path | None) -> tuple[Hospital, ...]:
+    """Return the five hospitals. ``data`` is a folder that holds other CSV files of the four, by name."""
     real = tuple(
-        Hospital(name, *_PLACES[name], source=f"uci-heart:{name}" if data is None else str(data / f"{name}.csv"))
+        Hospital(
+            name,
+            *_PLACES[name],
+            source=f"uci-heart:{name}" if data is None else str(data.absolute() / f"{name}.csv"),
+        )
         for name in sorted(HOSPITALS)
     )
-    made_up = scratch / f"{REFUSER}.csv"
-    _write_made_up_records(made_up)
-    return (
-        *real,
-        Hospital(REFUSER, "St. Elsewhere", "ZZ", str(made_up), fictional=True, own_pack=OWN_PACK),
-    )
+    return (*real, Hospital(REFUSER, "St. Elsewhere", "ZZ", MADE_UP, fictional=True, own_pack=OWN_PACK))
 
 
-def _write_made_up_records(path: Path) -> None:
+def write_made_up_records(home: Path) -> None:
     """Write forty rows that are nobody's: values stepped evenly through the schema's public ranges."""
+    path = home / MADE_UP
+    path.parent.mkdir(mode=0o700)
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(HEART.names)

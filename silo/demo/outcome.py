@@ -12,18 +12,29 @@ import numpy as np
 from numpy.typing import NDArray
 from silo_crypto import parameters
 from silo_crypto.threshold import parameters as threshold_parameters
-from silo_policies import Decision, RunManifest
+from silo_policies import Decision, RunManifest, format_instant
+from silo_policies.decision import DecidedRule
 
 from silo.api import Experiment
 from silo.demo.baseline import Baseline
-from silo.demo.hospitals import Hospital
+from silo.demo.hospitals import REFUSER
 from silo.demo.setting import Setting
 from silo.home import Home
 from silo.log import Entry as LogEntry
 from silo.log import Log as PartyLog
 from silo.report import Report
 from silo.report.facts.evidence import Entry, Evidence, Log, Package, Versions
-from silo.report.facts.governance import Access, Disclosure, Fault, Outcome, Pack, Policies, Processing, Unprotected
+from silo.report.facts.governance import (
+    Access,
+    Disclosure,
+    Fault,
+    Outcome,
+    Pack,
+    Policies,
+    Processing,
+    Unprotected,
+    Waiver,
+)
 from silo.report.facts.parties import Aggregator, Estimate, Reason, Round, Silo, Verdict
 from silo.report.facts.protection import Encryption, EpsilonSeries, Parameter, Privacy, SpentAfter, openings
 from silo.report.facts.utility import Auc
@@ -48,7 +59,6 @@ class Played:
     """Everything the demo has in hand when the run is over."""
 
     setting: Setting
-    hospitals: tuple[Hospital, ...]
     experiment: Experiment
     result: dict[str, Any]
     baseline: Baseline
@@ -78,7 +88,7 @@ def build_report(played: Played) -> Report:
             rounds_completed=len(rounds),
             minimum_silos=run.minimum_silos,
         ),
-        silos=tuple(_silo(played, each, decisions[each.name]) for each in played.hospitals),
+        silos=tuple(_silo(played, name, decisions[name]) for name in setting.homes),
         aggregator=Aggregator(
             name=setting.submission.consortium.body.aggregator.name,
             has_secret_key=bool(result["secrets_held"]),
@@ -106,7 +116,7 @@ def build_report(played: Played) -> Report:
             deidentification="removed by the data's publishers before publication",
         ),
         policies=_policies(played, decisions),
-        waivers=(),
+        waivers=tuple(_waivers(decisions)),
         faults=tuple(Fault(round=each["round"], party=each["party"], what=each["what"]) for each in result["faults"]),
         access=Access(
             signatures="Ed25519 over every message, decision, upload and log head",
@@ -122,22 +132,22 @@ def build_report(played: Played) -> Report:
     )
 
 
-def _silo(played: Played, hospital: Hospital, decision: Decision) -> Silo:
+def _silo(played: Played, name: str, decision: Decision) -> Silo:
     run = played.setting.submission.run.body
-    home = played.setting.homes[hospital.name]
-    finished: Mapping[str, Any] | None = played.result["silos"].get(hospital.name)
-    took_part = [each for each in played.result["rounds"] if hospital.name in each["participants"]]
+    home = played.setting.homes[name]
+    finished: Mapping[str, Any] | None = played.result["silos"].get(name)
+    took_part = [each for each in played.result["rounds"] if name in each["participants"]]
     dataset = home.data()[0]
     with home.ledger() as ledger:
         spent = ledger.spent(dataset.population)
     epsilon = float(finished["epsilon"]) if finished else 0.0
-    before = next((each["metrics"].get(hospital.name) for each in took_part if each["metrics"]), None)
+    before = next((each["metrics"].get(name) for each in took_part if each["metrics"]), None)
     after = finished["metrics"] if finished else None
     return Silo(
-        name=hospital.name,
-        display_name=hospital.display_name,
-        jurisdiction=hospital.jurisdiction,
-        fictional=hospital.fictional,
+        name=name,
+        display_name=home.settings.display_name,
+        jurisdiction=home.settings.jurisdiction,
+        fictional=name == REFUSER,
         records=finished["records"] if finished else None,
         epsilon=epsilon,
         delta=run.privacy.delta,
@@ -305,17 +315,38 @@ def _policies(played: Played, decisions: Mapping[str, Decision]) -> Policies:
     packs = {pack.digest: pack for pack in played.setting.packs.values()}
     for home in played.setting.homes.values():
         packs |= {pack.digest: pack for pack in home.packs()}
+
+    def citation(decision: Decision, rule: DecidedRule) -> str | None:
+        pack = packs.get(decision.packs.get(rule.pack, ""))
+        cite = pack.rules[rule.id].cite if pack else None
+        return f"{cite.instrument}, {cite.article}" if cite else None
+
     return Policies(
         packs=tuple(
             Pack(id=pack.id, version=pack.document.version, digest=digest, jurisdiction=pack.document.jurisdiction)
             for digest, pack in sorted(packs.items(), key=lambda item: item[1].id)
         ),
         outcomes=tuple(
-            Outcome(silo=name, pack=rule.pack, rule=rule.id, result=rule.result)
+            Outcome(silo=name, pack=rule.pack, rule=rule.id, result=rule.result, citation=citation(decision, rule))
             for name, decision in sorted(decisions.items())
             for rule in decision.rules
         ),
     )
+
+
+def _waivers(decisions: Mapping[str, Decision]) -> Iterator[Waiver]:
+    """Yield every waiver that a silo's signed decision names."""
+    for name, decision in sorted(decisions.items()):
+        for each in decision.waivers:
+            yield Waiver(
+                id=each.waiver,
+                silo=name,
+                pack=each.pack,
+                rule=each.id,
+                approver=each.approver,
+                justification=each.reason,
+                expires=format_instant(each.expires),
+            )
 
 
 def _evidence(played: Played) -> Evidence:

@@ -6,31 +6,34 @@ that fails leaves nothing behind, and one that succeeds replaces only an earlier
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import shutil
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from silo_policies import load_pack
+from silo_policies import RunManifest, parse_pack
 
+from silo.agent.prepare import source_of
 from silo.aggregator import RESULT, Follower
-from silo.api import Experiment, load_experiment
+from silo.api import Experiment, load_experiment, load_experiment_bytes
 from silo.canonical import digest_of, utc_now
-from silo.demo.hospitals import Hospital, cast
+from silo.demo.hospitals import cast
 from silo.demo.outcome import Played, build_report
-from silo.demo.setting import Setting, set_the_stage
+from silo.demo.setting import Setting, load_the_stage, set_the_stage
 from silo.errors import ConfigError, UsageError, VerificationFailed
 from silo.report import Report, render_html, render_json
 from silo.storage import write_atomically
 
-MARK = ".silo-demo"
+MARK, PREPARED, FINISHED = ".silo-demo", "prepared", "finished"
+PAGE = "report.html"
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -60,46 +63,67 @@ def shipped_experiment() -> Path:
 
 def run_demo(options: Options, progress: Progress) -> tuple[Report, Path]:
     """Run everything; return the report's facts and the path of the HTML file. ``progress`` is given each event."""
-    _check_target(options.out)
+    with _scratch(options.out) as scratch:
+        setting, experiment = _stage(scratch, options, progress, keep_people=False)
+        report = _play(scratch, setting, experiment, progress)
+        _finish(scratch, options.out, FINISHED)
+    return report, options.out / PAGE
+
+
+def prepare_demo(options: Options, progress: Progress) -> Setting:
+    """Set the stage and stop before the run, so that people can try their policies on it; see :func:`resume_demo`."""
+    with _scratch(options.out) as scratch:
+        _stage(scratch, options, progress, keep_people=True)
+        _finish(scratch, options.out, PREPARED)
+    return load_the_stage(options.out)
+
+
+def resume_demo(out: Path, progress: Progress) -> tuple[Report, Path]:
+    """Run what :func:`prepare_demo` left in ``out``, as its people have changed it since.
+
+    It plays on a copy, which replaces ``out`` when there is a report: if the run fails, nothing has changed.
+    """
+    mark = out / MARK
+    if not mark.is_file() or mark.read_text() != PREPARED:
+        raise UsageError(
+            "there is no prepared demo that has not run", where=str(out), fix="make one: silo demo --prepare --out DIR"
+        )
+    with _scratch(out) as scratch:
+        shutil.copytree(out, scratch, dirs_exist_ok=True)
+        setting = load_the_stage(scratch)
+        submission = setting.submission
+        experiment = load_experiment_bytes(submission.bundle, submission.run.body.code_digest)
+        report = _play(scratch, setting, _as_signed(experiment, submission.run.body), progress)
+        _finish(scratch, out, FINISHED)
+    return report, out / PAGE
+
+
+def _stage(scratch: Path, options: Options, progress: Progress, *, keep_people: bool) -> tuple[Setting, Experiment]:
     path = options.experiment or shipped_experiment()
     experiment, code_digest = load_experiment(path)
     experiment = _overridden(experiment, options)
-    extra = load_pack(options.policy) if options.policy is not None else None
+    extra = None
+    if options.policy is not None:
+        text = _read(options.policy)
+        extra = parse_pack(text, options.policy.name), text
     model_size = _checked(experiment)
-    options.out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{options.out.name}.", dir=options.out.parent))
-    try:
-        progress({"event": "preparing"})
-        hospitals = cast(options.data, scratch)
-        setting = set_the_stage(
-            scratch,
-            hospitals,
-            experiment,
-            path.read_bytes(),
-            code_digest=code_digest,
-            model_size=model_size,
-            seed=options.seed,
-            extra_pack=extra,
-        )
-        report = _play(scratch, setting, hospitals, experiment, options, progress)
-        write_atomically(scratch / "report.json", render_json(report).encode(), mode=0o644)
-        write_atomically(scratch / "report.html", render_html(report).encode(), mode=0o644)
-        (scratch / MARK).touch()
-        _move(scratch, options.out)
-    except BaseException:
-        shutil.rmtree(scratch, ignore_errors=True)
-        raise
-    return report, options.out / "report.html"
+    progress({"event": "preparing"})
+    setting = set_the_stage(
+        scratch,
+        cast(options.data),
+        experiment,
+        path.read_bytes(),
+        code_digest=code_digest,
+        model_size=model_size,
+        seed=options.seed,
+        extra_pack=extra,
+        keep_people=keep_people,
+    )
+    return setting, experiment
 
 
-def _play(
-    scratch: Path,
-    setting: Setting,
-    hospitals: tuple[Hospital, ...],
-    experiment: Experiment,
-    options: Options,
-    progress: Progress,
-) -> Report:
+def _play(scratch: Path, setting: Setting, experiment: Experiment, progress: Progress) -> Report:
+    """Run the two apps on the stage, evaluate, and write the report into ``scratch``."""
     from silo.demo.baseline import run_baseline, union_auc
 
     started = utc_now()
@@ -107,14 +131,14 @@ def _play(
     weights = open_release(setting, result)
     # From here on nothing is private: the records are public, and the report labels these numbers so.
     progress({"event": "baseline"})
-    sources = {each.name: each.source for each in hospitals if each.name in result["members"]}
-    baseline = run_baseline(experiment, sources, seed=options.seed)
-    federated = union_auc(experiment, weights, sources, seed=options.seed)
+    seed = setting.submission.run.body.model.seed
+    sources = {name: source_of(setting.homes[name].data()[0], setting.homes[name].path) for name in result["members"]}
+    baseline = run_baseline(experiment, sources, seed=seed)
+    federated = union_auc(experiment, weights, sources, seed=seed)
     progress({"event": "report"})
-    return build_report(
+    report = build_report(
         Played(
             setting=setting,
-            hospitals=hospitals,
             experiment=experiment,
             result=result,
             baseline=baseline,
@@ -124,6 +148,9 @@ def _play(
             finished=utc_now(),
         )
     )
+    write_atomically(scratch / "report.json", render_json(report).encode(), mode=0o644)
+    write_atomically(scratch / PAGE, render_html(report).encode(), mode=0o644)
+    return report
 
 
 def federate(setting: Setting, progress: Progress) -> dict[str, Any]:
@@ -205,14 +232,42 @@ def _checked(experiment: Experiment) -> int:
     return check_experiment(experiment, HEART)
 
 
-def _check_target(out: Path) -> None:
+def _as_signed(experiment: Experiment, run: RunManifest) -> Experiment:
+    """Return the experiment with what was overridden when the run was signed."""
+    privacy = dataclasses.replace(experiment.privacy, epsilon=run.privacy.epsilon)
+    encryption = dataclasses.replace(
+        experiment.encryption, custody=run.encryption.custody, threshold=run.encryption.threshold
+    )
+    return dataclasses.replace(experiment, rounds=run.rounds, privacy=privacy, encryption=encryption)
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ConfigError(
+            f"the policy cannot be read: {error.strerror}", where=str(path), fix="check the path"
+        ) from error
+
+
+@contextlib.contextmanager
+def _scratch(out: Path) -> Iterator[Path]:
+    """Give a directory beside ``out`` that is gone afterwards unless it was moved."""
     if out.exists() and not (out / MARK).exists():
         raise UsageError(
             "the output directory exists and is no earlier demo", where=str(out), fix="name another with --out"
         )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        yield scratch
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _move(scratch: Path, out: Path) -> None:
+def _finish(scratch: Path, out: Path, state: str) -> None:
+    """Put the whole directory in the place of an earlier demo."""
+    (scratch / MARK).write_text(state)
     if out.exists():
         shutil.rmtree(out)
     scratch.rename(out)

@@ -6,40 +6,28 @@ plays all of them is the demo's.
 
 from __future__ import annotations
 
-import secrets
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Literal
 
 from silo_crypto.keys import Identity
-from silo_policies import (
-    AggregationSpec,
-    Aggregator,
-    ConsortiumManifest,
-    EncryptionSpec,
-    Keys,
-    Member,
-    ModelSpec,
-    Pack,
-    Person,
-    PrivacySpec,
-    RunManifest,
-    parse_pack,
-    shipped_pack,
-    sign,
-)
+from silo_policies import Aggregator, ConsortiumManifest, Keys, Member, Pack, Person, parse_pack, shipped_pack, sign
 
+from silo.agent.prepare import source_of
 from silo.api import Experiment
-from silo.custody import SCHEMES, Choice, choose
+from silo.custody import choose
 from silo.data import load
-from silo.demo.hospitals import Hospital
+from silo.demo.hospitals import REFUSER, Hospital, write_made_up_records
 from silo.home import DataSet, Home
-from silo.submission import Submission
-from silo.training.accounting import ACCOUNTANT, make_plan
+from silo.home.keys import load_identity, save_person
+from silo.proposal import propose
+from silo.submission import RUN, Submission
 
-AGGREGATOR, RESEARCHER = "aggregator", "researcher"
+AGGREGATOR, RESEARCHER, PEOPLE = "aggregator", "researcher", "people"
 MINIMUM_SILOS = 3
+RUN_DAYS = 7
 EPSILON_CAP = 10.0
 FEDERATION_PACKS = ("baseline",)
 
@@ -69,13 +57,18 @@ def set_the_stage(
     code_digest: str,
     model_size: int,
     seed: int,
-    extra_pack: Pack | None = None,
+    extra_pack: tuple[Pack, bytes] | None = None,
+    keep_people: bool = False,
 ) -> Setting:
-    """Create ``directory/homes/NAME`` for every party, and everything they sign. ``extra_pack`` is added everywhere."""
+    """Create ``directory/homes/NAME`` for every party, and everything they sign.
+
+    ``extra_pack`` (and its text) is added to every hospital's own. With ``keep_people`` the keys of researcher,
+    stewards and officers are left under ``directory/people/NAME``; else they are forgotten when the demo ends.
+    """
     homes = {each.name: _home_of(each, directory / "homes", experiment, extra_pack, seed) for each in hospitals}
     aggregator = Home.create(directory / "homes" / AGGREGATOR, AGGREGATOR, display_name="Aggregator")
-    researcher = Identity.generate(RESEARCHER)
-    stewards = {name: Identity.generate(f"{name[:24]}-steward") for name in homes}
+    people = {name: Identity.generate(name) for name in (RESEARCHER, *_people_of(homes))}
+    researcher = people[RESEARCHER]
     packs = {name: shipped_pack(name) for name in FEDERATION_PACKS}
     now = datetime.now(UTC)
     choice = choose(
@@ -99,8 +92,8 @@ def set_the_stage(
         people=(
             Person(name=RESEARCHER, role="researcher", keys=_keys(researcher)),
             *(
-                Person(name=steward.name, role="steward", keys=_keys(steward), silo=name)
-                for name, steward in sorted(stewards.items())
+                Person(name=name, role=role, keys=_keys(people[name]), silo=silo)
+                for name, (role, silo) in sorted(_people_of(homes).items())
             ),
         ),
         custody=experiment.encryption.custody,
@@ -112,77 +105,55 @@ def set_the_stage(
         expires=now + timedelta(days=365),
     )
     signed_consortium = sign(consortium, *(home.identity() for _, home in sorted(homes.items())))
-    run = sign(
-        _manifest(experiment, consortium, choice, code_digest=code_digest, model_size=model_size, seed=seed, now=now),
-        researcher,
+    proposal = propose(
+        experiment,
+        consortium,
+        code_digest=code_digest,
+        model_size=model_size,
+        researcher=RESEARCHER,
+        created=now,
+        expires=now + timedelta(days=RUN_DAYS),
+        seed=seed,
     )
-    submission = Submission(signed_consortium, run, bundle)
+    submission = Submission(signed_consortium, sign(proposal, researcher), bundle)
     for name, home in homes.items():
         home.join(signed_consortium, packs.values())
         # The steward has read the experiment: it is the demo's own. In a deployment this is `silo approve DIGEST`.
-        home.approve(code_digest, stewards[name], note="read for the demo")
+        home.approve(code_digest, people[_called(name, "steward")], note="read for the demo")
+        home.add_submission(proposal.run, submission.parts())
     aggregator.join(signed_consortium, packs.values())
-    aggregator.add_submission(submission.run.body.run, submission.parts())
+    aggregator.add_submission(proposal.run, submission.parts())
+    if keep_people:
+        for person in consortium.people:
+            save_person(directory / PEOPLE / person.name, people[person.name], person)
     return Setting(homes, aggregator, researcher, submission, packs)
 
 
-def _manifest(
-    experiment: Experiment,
-    consortium: ConsortiumManifest,
-    choice: Choice,
-    *,
-    code_digest: str,
-    model_size: int,
-    seed: int,
-    now: datetime,
-) -> RunManifest:
-    privacy, encryption = experiment.privacy, experiment.encryption
-    plan = make_plan(privacy, experiment.rounds, model_size)
-    members = sorted(consortium.names)
-    return RunManifest(
-        run=f"{experiment.name[:40]}-{secrets.token_hex(4)}",
-        consortium=consortium.digest,
-        name=experiment.name,
-        purpose=experiment.purpose,
-        code_digest=code_digest,
-        researcher=RESEARCHER,
-        rounds=experiment.rounds,
-        privacy=PrivacySpec(
-            mechanism="local-dp",
-            epsilon=float(privacy.epsilon),
-            delta=float(privacy.delta),
-            unit=privacy.unit,
-            adjacency="add-remove",
-            accountant=ACCOUNTANT,
-            clipping_norm=float(privacy.clipping_norm),
-            noise_multiplier=plan.noise_multiplier,
-            sample_rate=float(privacy.sample_rate),
-            steps_per_round=privacy.steps_per_round,
-            expected_batch=float(privacy.expected_batch),
-            learning_rate=float(privacy.learning_rate),
-        ),
-        encryption=EncryptionSpec(
-            custody=encryption.custody,
-            scheme=SCHEMES[encryption.custody],
-            parameters=choice.parameters,
-            security_bits=choice.security_bits,
-            threshold=choice.threshold,
-            value_bits=encryption.value_bits,
-            value_bound=float(encryption.value_bound),
-            max_additions=choice.max_additions,
-        ),
-        aggregation=AggregationSpec(rule=experiment.aggregation.rule, weighting=experiment.aggregation.weighting),
-        model=ModelSpec(parameters=model_size, seed=seed),
-        releases=tuple(sorted(experiment.releases)),
-        members=tuple(members),
-        minimum_silos=MINIMUM_SILOS,
-        created=now,
-        expires=now + timedelta(days=1),
-    )
+def load_the_stage(directory: Path) -> Setting:
+    """Return the stage that :func:`set_the_stage` left with ``keep_people``, as its people have changed it since."""
+    aggregator = Home.open(directory / "homes" / AGGREGATOR)
+    (run,) = (path.parent for path in (aggregator.path / "runs").glob(f"*/{RUN}"))
+    submission = Submission.load(run)
+    names = sorted(submission.run.body.members, key=lambda name: (name == REFUSER, name))
+    homes = {name: Home.open(directory / "homes" / name) for name in names}
+    packs = {pack.id: pack for pack in aggregator.federation_packs()}
+    researcher = load_identity(directory / PEOPLE / RESEARCHER)
+    return Setting(homes, aggregator, researcher, submission, packs)
 
 
-def _home_of(hospital: Hospital, homes: Path, experiment: Experiment, extra: Pack | None, seed: int) -> Home:
-    load(hospital.source)  # as `silo data add` does: a source that cannot be read is refused before anything is set up
+def _people_of(silos: Iterable[str]) -> dict[str, tuple[Literal["steward", "officer"], str]]:
+    """Return the stewards and officers by name, each with the silo they act for."""
+    roles: tuple[Literal["steward", "officer"], ...] = ("steward", "officer")
+    return {_called(silo, role): (role, silo) for silo in silos for role in roles}
+
+
+def _called(silo: str, role: str) -> str:
+    return f"{silo[:24]}-{role}"
+
+
+def _home_of(
+    hospital: Hospital, homes: Path, experiment: Experiment, extra: tuple[Pack, bytes] | None, seed: int
+) -> Home:
     home = Home.create(
         homes / hospital.name,
         hospital.name,
@@ -190,22 +161,26 @@ def _home_of(hospital: Hospital, homes: Path, experiment: Experiment, extra: Pac
         organisation_type="hospital",
         jurisdiction=hospital.jurisdiction,
     )
-    home.add_dataset(
-        DataSet(
-            name="heart",
-            population=f"{hospital.name}-cardiology",
-            source=hospital.source,
-            split_seed=seed,
-            categories=("health",),
-            permitted_purposes=(experiment.purpose,),
-            legal_basis="public-data",
-            public=True,
-            epsilon_cap=EPSILON_CAP,
-            delta=1e-3,
-        )
+    if hospital.fictional:
+        write_made_up_records(home.path)
+    dataset = DataSet(
+        name="heart",
+        population=f"{hospital.name}-cardiology",
+        source=hospital.source,
+        split_seed=seed,
+        categories=("health",),
+        permitted_purposes=(experiment.purpose,),
+        legal_basis="public-data",
+        public=True,
+        epsilon_cap=EPSILON_CAP,
+        delta=1e-3,
     )
+    load(source_of(dataset, home.path))  # as `silo data add` does: what cannot be read is refused before anything runs
+    home.add_dataset(dataset)
     if hospital.own_pack:
         home.add_pack(parse_pack(hospital.own_pack, f"{hospital.name}.yaml"), hospital.own_pack.encode())
+    if extra is not None:
+        home.add_pack(*extra)
     return home
 
 

@@ -11,38 +11,52 @@ is in the one form that Flower's ``--auth-supernode-private-key`` reads: OpenSSH
 from __future__ import annotations
 
 import base64
+import json
 import os
 import stat
 from pathlib import Path
 
 from silo_crypto.keys import Identity
+from silo_policies import Person, public_of
 
 from silo.errors import ConfigError
 from silo.storage import write_atomically
 
 _STORED = "passphrase"
+PERSON_FILE = "person.json"
 NODE_FILE, NODE_PUBLIC_FILE = "node.p384.pem", "node.p384.pub"
 _VARIABLE = "SILO_PASSPHRASE"
 _MAX_BYTES = 1 << 16
 
 
 def create_identity(directory: Path, name: str) -> Identity:
-    """Make the directory (0700) with new signing and sealing keys in it: all that a person needs."""
+    """Make the directory (0700) with new signing and sealing keys in it."""
+    identity = Identity.generate(name)
+    _save(directory, identity)
+    return identity
+
+
+def save_person(directory: Path, identity: Identity, person: Person) -> None:
+    """Make the directory (0700) with a person's keys, and the public half, which the consortium gets."""
+    _save(directory, identity)
+    text = json.dumps(public_of(person), indent=2) + "\n"
+    write_atomically(directory / PERSON_FILE, text.encode(), mode=0o644)
+
+
+def _save(directory: Path, identity: Identity) -> None:
     try:
-        directory.mkdir(mode=0o700)
+        directory.mkdir(mode=0o700, parents=True)
     except OSError as error:
         raise ConfigError(
             f"cannot make the keys' folder: {error.strerror}", where=str(directory), fix="choose a new folder"
         ) from error
     if not os.environ.get(_VARIABLE):
         write_atomically(directory / _STORED, base64.urlsafe_b64encode(os.urandom(32)) + b"\n")
-    identity = Identity.generate(name)
     identity.save(directory, read_passphrase(directory))
-    return identity
 
 
 def load_identity(directory: Path) -> Identity:
-    """Return the keys that :func:`create_identity` made; raise if they cannot be read, or others could read them."""
+    """Return the keys in the directory; raise if they cannot be read, or others could read them."""
     try:
         mode = stat.S_IMODE(directory.stat().st_mode)
     except OSError as error:
@@ -54,7 +68,7 @@ def load_identity(directory: Path) -> Identity:
 
 
 def create_keys(directory: Path, name: str) -> None:
-    """Make the directory (0700) and all keys of a new home in it: a person's, and the node's."""
+    """Make the directory (0700) and all keys of a new home in it."""
     create_identity(directory, name)
     _create_node_key(directory, name)
 

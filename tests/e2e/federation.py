@@ -19,7 +19,7 @@ from silo_policies import RunManifest, sign
 
 from silo.aggregator import RESULT, Aggregator
 from silo.api import Experiment, load_experiment
-from silo.demo.hospitals import REFUSER, Hospital, cast
+from silo.demo.hospitals import REFUSER, cast
 from silo.demo.run import shipped_experiment
 from silo.demo.setting import Setting, set_the_stage
 from silo.flower import client_app
@@ -49,10 +49,9 @@ class Federation:
             privacy=dataclasses.replace(experiment.privacy, epsilon=EPSILON, delta=DELTA),
             encryption=dataclasses.replace(experiment.encryption, custody=custody),  # type: ignore[arg-type]
         )
-        self.hospitals: tuple[Hospital, ...] = cast(None, directory)
         self.setting: Setting = set_the_stage(
             directory,
-            self.hospitals,
+            cast(None),
             self.experiment,
             path.read_bytes(),
             code_digest=digest,
