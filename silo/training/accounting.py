@@ -11,8 +11,13 @@ optimiser, and z' a little below the noise multiplier z to cover arithmetic (:fu
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import dp_accounting
 
 from silo.api import LocalDP
 from silo.errors import ConfigError
@@ -46,22 +51,37 @@ def epsilon_of(noise_multiplier: float, sample_rate: float, steps: int, delta: f
 
     0 after no steps; infinity when delta does not cover the distance of our noise from the Gaussian.
     """
+    multiplier = effective_multiplier(noise_multiplier, parameters)
+    return bounded_epsilon(multiplier, sample_rate, steps, delta, steps * parameters * DISTANCE)
+
+
+def bounded_epsilon(multiplier: float, sample_rate: float, steps: int, delta: float, distance: float) -> float:
+    """Return epsilon of ``steps`` sampled Gaussian steps, rounded up to 6 decimals, by the PLD accountant.
+
+    ``multiplier`` is that of the continuous Gaussian mechanism, from which all of the run's noise together is
+    ``distance`` away in total variation; that is taken out of delta, and epsilon is infinite where it does not fit.
+    """
     if steps == 0:
         return 0.0
-    multiplier = effective_multiplier(noise_multiplier, parameters)
     epsilon = _pld_epsilon(multiplier, sample_rate, steps, delta * (1 - DELTA_MARGIN))
-    if epsilon > HOPELESS or (1 + math.exp(epsilon)) * steps * parameters * DISTANCE > delta * DELTA_MARGIN:
+    if epsilon > HOPELESS or (1 + math.exp(epsilon)) * distance > delta * DELTA_MARGIN:
         return math.inf
     return float(math.ceil(epsilon * 10**EPSILON_DECIMALS) / 10**EPSILON_DECIMALS)
+
+
+def gaussian_event(multiplier: float, sample_rate: float) -> dp_accounting.DpEvent:
+    """Return the ``dp_accounting`` event of one step, as the accountant and the ledger are given it."""
+    import dp_accounting
+
+    event = dp_accounting.GaussianDpEvent(multiplier)
+    return dp_accounting.PoissonSampledDpEvent(sample_rate, event) if sample_rate < 1 else event
 
 
 def _pld_epsilon(multiplier: float, sample_rate: float, steps: int, delta: float) -> float:
     import dp_accounting
     from dp_accounting import pld, rdp
 
-    event: dp_accounting.DpEvent = dp_accounting.GaussianDpEvent(multiplier)
-    if sample_rate < 1:
-        event = dp_accounting.PoissonSampledDpEvent(sample_rate, event)
+    event = gaussian_event(multiplier, sample_rate)
     relation = dp_accounting.NeighboringRelation.ADD_OR_REMOVE_ONE
     # A loss distribution that reaches into the hundreds takes gigabytes, and a manifest may come from anybody.
     bound = rdp.RdpAccountant(orders=[*range(2, 33), 48, 64, 128, 256, 512], neighboring_relation=relation)
@@ -81,22 +101,28 @@ def calibrate(epsilon: float, delta: float, sample_rate: float, steps: int, para
     (Below 0.999 only where 4 decimals of the multiplier are too coarse, or where 0.2, the least there is, is enough.)
     Raises :class:`~silo.errors.ConfigError` when no multiplier up to 1e6 is enough.
     """
+    guess = 2 * sample_rate * math.sqrt(steps) / epsilon
+    return least_multiplier(lambda z: epsilon_of(z, sample_rate, steps, delta, parameters), epsilon, guess)
+
+
+def least_multiplier(reached_with: Callable[[float], float], epsilon: float, guess: float) -> float:
+    """Return the least noise multiplier, as :func:`calibrate` does, for any decreasing function of it."""
     # The logarithm of epsilon is close to linear in that of the multiplier: secant steps, kept inside a bracket.
     goal = math.log(epsilon * (1 - 2e-4))
     low, high = 0.0, math.inf
     points: list[tuple[float, float]] = []
-    multiplier = min(max(2 * sample_rate * math.sqrt(steps) / epsilon, 0.5), 1e3)
+    multiplier = min(max(guess, 0.5), 1e3)
     for _ in range(60):
         multiplier = math.ceil(multiplier * 10**NOISE_DECIMALS) / 10**NOISE_DECIMALS
-        reached = epsilon_of(multiplier, sample_rate, steps, delta, parameters)
+        reached = reached_with(multiplier)
         if reached <= epsilon:
             high = multiplier
         else:
             low = multiplier
         if low == MAX_NOISE:
             raise ConfigError(
-                f"no noise gives epsilon {epsilon:g} at delta {delta:g} in {steps} steps",
-                where="LocalDP",
+                f"no noise gives epsilon {epsilon:g} at this delta in so many steps",
+                where="privacy",
                 fix="raise epsilon or delta, or take fewer steps",
             )
         near = high - low < 1.5 * 10**-NOISE_DECIMALS or 0.999 * epsilon <= reached <= epsilon
@@ -144,6 +170,10 @@ class Plan:
     def epsilon_after(self, steps: int) -> float:
         """Return epsilon at ``delta`` after ``steps`` private steps, rounded up."""
         return epsilon_of(self.noise_multiplier, self.sample_rate, steps, self.delta, self.parameters)
+
+    def event(self) -> dp_accounting.DpEvent:
+        """Return the event of one step, for the ledger: the mechanism as accounted for, a little less than is drawn."""
+        return gaussian_event(effective_multiplier(self.noise_multiplier, self.parameters), self.sample_rate)
 
     def verify(self) -> None:
         """Return if the noise is enough for the promise; a silo asks this of a manifest somebody else wrote.
