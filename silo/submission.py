@@ -19,6 +19,7 @@ from silo_policies import (
     ConsortiumManifest,
     Decision,
     Keys,
+    PolicyError,
     RunManifest,
     Signed,
     canonical,
@@ -113,9 +114,12 @@ class Submission:
         return keyring(person.name, person.keys)
 
     def decision(self, document: Mapping[str, Any], name: str) -> Decision:
-        """Return a silo's decision on this run after checking its signature, run and time."""
-        signed = parse_signed(Decision, canonical(dict(document)), where=f"decision of {name}")
-        decision = verify_decision(signed, self.member(name), run=self.run.body.run, now=datetime.now(UTC))
+        """Return a silo's decision on this run after checking its signature, run and time; else VerificationFailed."""
+        try:
+            signed = parse_signed(Decision, canonical(dict(document)), where=f"decision of {name}")
+            decision = verify_decision(signed, self.member(name), run=self.run.body.run, now=datetime.now(UTC))
+        except PolicyError as error:
+            raise VerificationFailed(error.what, where=f"decision of {name}") from error
         if decision.silo != name:
             raise VerificationFailed(f"{name} sent the decision of {decision.silo}")
         return decision

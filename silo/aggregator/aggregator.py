@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from silo_crypto.errors import CryptoError
 from silo_crypto.protocol import Header
 
 from silo.aggregator.blind import secrets_held
@@ -54,6 +53,7 @@ INVITE_SECONDS = 120.0
 STEP_SECONDS = 300.0
 ROUND_SECONDS = 1800.0
 FINISH_SECONDS = 300.0
+ABORT_SECONDS = 10.0
 
 R = TypeVar("R", bound=Head)
 
@@ -120,8 +120,8 @@ class Aggregator:
             for number in range(1, self._run.rounds + 1):
                 self._round(exchange, collector, number)
             result = self._finish(exchange, collector)
-        except (SiloError, CryptoError) as error:
-            self._log.append("fault", {"run": self._run.run, "what": str(error)[:500]})
+        except Exception as error:  # of any kind: the silos hold keys and budget until they are told
+            self._log.append("fault", {"run": self._run.run, "what": str(error)[:500] or type(error).__name__})
             self._events.emit("failed", what=str(error))
             self._abort(exchange)
             raise
@@ -390,9 +390,9 @@ class Aggregator:
         self._events.emit("fault", silo=name, what=what)
 
     def _abort(self, exchange: Exchange) -> None:
-        """Tell every silo that answered; nobody's answer is needed."""
+        """Tell every node, for a silo may have permitted the run without being heard; nobody's answer is needed."""
         packet = seal_packet(Abort(**self._common(), reason="the run ended without a model"), self._identity)
-        exchange.exchange(dict.fromkeys(self._nodes.values(), packet), training=False, seconds=10.0)
+        exchange.exchange(dict.fromkeys(exchange.nodes(), packet), training=False, seconds=ABORT_SECONDS)
 
 
 def _first_reason(submission: Submission, decisions: Mapping[str, Mapping[str, Any]]) -> str:
