@@ -24,16 +24,11 @@ def test_the_example_is_a_good_pack(example: Pack) -> None:
 
 def test_the_example_denies_as_the_page_says(example: Pack, facts: Facts, now: datetime) -> None:
     gate = Gate(Layer.pinned(shipped_pack("baseline")), Layer.pinned(example))
-    pricing = facts.model_copy(
-        update={
-            "run": facts.run.model_copy(update={"purpose": "insurance-pricing"}),
-            "dataset": facts.dataset.model_copy(update={"permitted_purposes": ("insurance-pricing",)}),
-        }
-    )
-    denied = gate.evaluate("accept", pricing, now=now).denied
-    assert [each.id for each in denied] == ["our-charter/no-insurance-pricing", "our-charter/small-epsilon"]
+    denied = gate.evaluate("accept", facts, now=now).denied
+    assert [each.id for each in denied] == ["our-charter/board-sees-heart-studies"]
     assert denied[0].cite is not None
-    assert denied[0].cite.instrument == "Riverside patient charter"
+    assert denied[0].cite.instrument == "Our patient charter"
+    assert denied[0].message in " ".join(PAGE.split("```text\n")[1].split("```")[0].split())
 
 
 def test_every_fact_stands_in_the_table() -> None:
