@@ -10,6 +10,8 @@ replaced.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 from opacus.optimizers import DPOptimizer
@@ -30,6 +32,26 @@ def _squared_norms(g: torch.Tensor) -> torch.Tensor:
     whole = g[:, : runs * _RUN].reshape(len(g), runs, _RUN).norm(2, dim=2)
     rest = g[:, runs * _RUN :].norm(2, dim=1, keepdim=True)
     return torch.cat([whole, rest], dim=1).double().square().sum(1)
+
+
+def clipped_sums(parameters: Sequence[torch.nn.Parameter], clipping_norm: float) -> list[torch.Tensor]:
+    """Return for each parameter the sum of its per-record gradients, float64 of its shape.
+
+    Each record's gradient, in ``p.grad_sample`` (m, *p.shape), is clipped to L2 norm ``clipping_norm`` over all
+    parameters. A record whose gradient is not finite, or too large to have a finite norm, contributes 0.
+    """
+    samples = [p.grad_sample.reshape(len(p.grad_sample), p.numel()) for p in parameters]  # type: ignore[attr-defined]
+    norms = torch.stack([_squared_norms(g) for g in samples]).sum(0).sqrt()
+    good = torch.isfinite(norms)
+    factors = torch.where(good, clipping_norm / norms.clamp(min=clipping_norm), 0.0)
+    if not bool(good.all()):
+        samples = [g[good] for g in samples]
+        factors = factors[good]
+    sums = []
+    for p, g in zip(parameters, samples, strict=True):
+        width = max(1, _CHUNK // max(1, len(g)))
+        sums.append(torch.cat([factors @ part.double() for part in g.split(width, dim=1)]).view_as(p))
+    return sums
 
 
 class SiloOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -59,22 +81,12 @@ class SiloOptimizer(DPOptimizer):  # type: ignore[misc]
         self._rng = rng
 
     def clip_and_accumulate(self) -> None:
-        """Set ``p.summed_grad``, float64, to the sum of the per-record gradients, each clipped over all parameters.
+        """Set ``p.summed_grad`` to the sums of :func:`clipped_sums`.
 
-        A record whose gradient is not finite, or too large to have a finite norm, contributes 0. Gradients of an
-        earlier batch are never accumulated: one step, one batch, one event for the accountant.
+        Gradients of an earlier batch are never accumulated: one step, one batch, one event for the accountant.
         """
-        samples = [g.reshape(len(g), p.numel()) for p, g in zip(self.params, self.grad_samples, strict=True)]
-        norms = torch.stack([_squared_norms(g) for g in samples]).sum(0).sqrt()
-        good = torch.isfinite(norms)
-        factors = torch.where(good, self.max_grad_norm / norms.clamp(min=self.max_grad_norm), 0.0)
-        if not bool(good.all()):
-            samples = [g[good] for g in samples]
-            factors = factors[good]
-        for p, g in zip(self.params, samples, strict=True):
-            width = max(1, _CHUNK // max(1, len(g)))
-            parts = [factors @ part.double() for part in g.split(width, dim=1)]
-            p.summed_grad = torch.cat(parts).view_as(p)
+        for p, summed in zip(self.params, clipped_sums(self.params, self.max_grad_norm), strict=True):
+            p.summed_grad = summed
 
     def add_noise(self) -> None:
         """Set ``p.grad``, float32, to the noised sums; one draw for the whole vector."""

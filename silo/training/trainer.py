@@ -10,8 +10,6 @@ Source: PROTOCOL section 5, "LocalDP".
 
 from __future__ import annotations
 
-import os
-import warnings
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,8 +21,7 @@ from torch import Tensor
 from silo.api import Experiment, Records
 from silo.errors import BudgetExceeded, ConfigError, SiloError
 from silo.training.accounting import Plan
-from silo.training.model import build_model, count, flatten, torch_generator, trainable, unflatten
-from silo.training.sampling import poisson_sample
+from silo.training.gradients import RecordGradients
 
 
 @dataclass(frozen=True)
@@ -43,27 +40,14 @@ class LocalTrainer:
     """
 
     def __init__(self, experiment: Experiment, plan: Plan, features: Tensor, targets: Tensor, *, seed: int) -> None:
-        from opacus import GradSampleModule
-
         from silo.training.optimizer import SiloOptimizer
 
-        if len(features) != len(targets):
-            raise ConfigError("features and targets differ in length", where=f"experiment {experiment.name!r}, tensors")
         self._experiment = experiment
         self._plan = plan
-        self._features = features
-        self._targets = targets
         self._rng = Csprng()
-        model = build_model(experiment, seed)
-        if count(model) != plan.parameters:
-            raise ConfigError(
-                f"the model has {count(model)} parameters and the plan {plan.parameters}",
-                where=f"experiment {experiment.name!r}, model",
-                fix="submit the run again: the manifest was made for another model",
-            )
-        self._model = GradSampleModule(model, loss_reduction="sum")
+        self._gradients = RecordGradients(experiment, features, targets, parameters=plan.parameters, seed=seed)
         self._optimizer = SiloOptimizer(
-            torch.optim.SGD(trainable(model), lr=plan.learning_rate),
+            torch.optim.SGD(self._gradients.parameters, lr=plan.learning_rate),
             noise_multiplier=plan.noise_multiplier,
             clipping_norm=plan.clipping_norm,
             expected_batch=plan.expected_batch,
@@ -93,13 +77,12 @@ class LocalTrainer:
                 fix="start a new run: its budget is its own",
             )
         before = self.steps
-        # Dropout may draw from torch's generator: its seed is of no run and no researcher.
-        with torch_generator(int.from_bytes(os.urandom(7), "little")):
-            unflatten(self._model._module, start)
-            self._model.train()
+        with self._gradients.at(start):
             for _ in range(self._plan.steps_per_round):
-                self._step()
-            end = flatten(self._model._module)
+                self._gradients.sample(self._plan.sample_rate, self._rng)
+                self._optimizer.step()
+                self._gradients.clear()
+            end = self._gradients.weights
         with np.errstate(all="ignore"):
             vector = end - start
         if not np.isfinite(vector).all():
@@ -109,47 +92,6 @@ class LocalTrainer:
                 fix="lower learning_rate, or raise expected_batch",
             )
         return Update(vector, self.steps - before)
-
-    def _step(self) -> None:
-        rows = torch.from_numpy(poisson_sample(len(self._targets), self._plan.sample_rate, self._rng))
-        self._optimizer.zero_grad(set_to_none=True)
-        if len(rows):
-            self._backward(self._features[rows], self._targets[rows])
-        else:
-            for p in self._optimizer.params:
-                p.grad_sample = p.new_zeros((0, *p.shape))
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
-
-    def _backward(self, features: Tensor, targets: Tensor) -> None:
-        """Fill ``p.grad_sample``, shape (m, *p.shape), for the m records of a batch."""
-        where = f"experiment {self._experiment.name!r}"
-        try:
-            with warnings.catch_warnings():
-                # torch tells that the records themselves need no gradient; Opacus wants only those of the layers.
-                warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
-                losses = self._experiment.loss(self._model(features), targets)
-                if not isinstance(losses, Tensor) or losses.shape != (len(targets),):
-                    raise ConfigError(
-                        "the loss does not give one number per record",
-                        where=f"{where}, loss",
-                        fix="use reduction='none' and return shape (n,)",
-                    )
-                losses.sum().backward()  # type: ignore[no-untyped-call]
-            for p in self._optimizer.params:
-                if p.grad_sample is None or len(p.grad_sample) != len(targets):
-                    raise ConfigError(
-                        "a parameter took no part in the loss", where=f"{where}, model", fix="freeze or drop it"
-                    )
-        except SiloError:
-            raise
-        except Exception as error:
-            # The text of a foreign exception may quote a record: it stays in the chain, for this silo's --debug.
-            raise ConfigError(
-                f"model or loss failed on this silo's records with {type(error).__name__}",
-                where=where,
-                fix="try them on made-up records of the same schema",
-            ) from error
 
 
 def to_tensors(experiment: Experiment, records: Records) -> tuple[Tensor, Tensor]:

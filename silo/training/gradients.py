@@ -1,0 +1,113 @@
+"""Gradients of single records: a Poisson batch of one silo's records, run through the experiment's model and loss.
+
+Invariant: what a batch costs others to know is nothing: an empty one skips the model, and no error quotes a record.
+What the gradients become (clipped, summed, noised) is :mod:`silo.training.optimizer`'s and
+:mod:`silo.training.distributed`'s.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from silo_crypto.randomness import Csprng
+from torch import Tensor, nn
+
+from silo.api import Experiment
+from silo.errors import ConfigError, SiloError
+from silo.training.model import build_model, count, flatten, torch_generator, trainable, unflatten
+from silo.training.sampling import poisson_sample
+
+
+class RecordGradients:
+    """The experiment's model over one silo's tensors: features (n, ...) and targets (n,), n may be 0.
+
+    ``seed`` is the public seed of the model, ``parameters`` the d it must have. Not for two threads at once.
+    """
+
+    def __init__(self, experiment: Experiment, features: Tensor, targets: Tensor, *, parameters: int, seed: int):
+        from opacus import GradSampleModule
+
+        if len(features) != len(targets):
+            raise ConfigError("features and targets differ in length", where=f"experiment {experiment.name!r}, tensors")
+        self._experiment = experiment
+        self._features = features
+        self._targets = targets
+        model = build_model(experiment, seed)
+        if count(model) != parameters:
+            raise ConfigError(
+                f"the model has {count(model)} parameters and the plan {parameters}",
+                where=f"experiment {experiment.name!r}, model",
+                fix="submit the run again: the manifest was made for another model",
+            )
+        self._module = model
+        self._model = GradSampleModule(model, loss_reduction="sum")
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters, in the order of the flat vector."""
+        return trainable(self._module)
+
+    @property
+    def weights(self) -> NDArray[np.float32]:
+        """A copy of the weights, float32 (d,)."""
+        return flatten(self._module)
+
+    @contextmanager
+    def at(self, start: NDArray[np.float32]) -> Iterator[None]:
+        """Set the weights, float32 (d,), and hold torch's generator while gradients are taken."""
+        # Dropout may draw from torch's generator: its seed is of no run and no researcher.
+        with torch_generator(int.from_bytes(os.urandom(7), "little")):
+            unflatten(self._module, start)
+            self._model.train()
+            yield
+
+    def sample(self, rate: float, rng: Csprng) -> None:
+        """Draw a batch, each record with probability ``rate``, and set ``p.grad_sample``, shape (m, \\*p.shape)."""
+        rows = torch.from_numpy(poisson_sample(len(self._targets), rate, rng))
+        self.clear()
+        if len(rows):
+            self._backward(self._features[rows], self._targets[rows])
+        else:
+            for p in self.parameters:
+                p.grad_sample = p.new_zeros((0, *p.shape))  # type: ignore[attr-defined]
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        for p in self.parameters:
+            p.grad = p.grad_sample = None  # type: ignore[attr-defined]
+
+    def _backward(self, features: Tensor, targets: Tensor) -> None:
+        """Fill ``p.grad_sample``, shape (m, *p.shape), for the m records of a batch."""
+        where = f"experiment {self._experiment.name!r}"
+        try:
+            with warnings.catch_warnings():
+                # torch tells that the records themselves need no gradient; Opacus wants only those of the layers.
+                warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+                losses = self._experiment.loss(self._model(features), targets)
+                if not isinstance(losses, Tensor) or losses.shape != (len(targets),):
+                    raise ConfigError(
+                        "the loss does not give one number per record",
+                        where=f"{where}, loss",
+                        fix="use reduction='none' and return shape (n,)",
+                    )
+                losses.sum().backward()  # type: ignore[no-untyped-call]
+            for p in self.parameters:
+                if p.grad_sample is None or len(p.grad_sample) != len(targets):  # type: ignore[attr-defined]
+                    raise ConfigError(
+                        "a parameter took no part in the loss", where=f"{where}, model", fix="freeze or drop it"
+                    )
+        except SiloError:
+            raise
+        except Exception as error:
+            # The text of a foreign exception may quote a record: it stays in the chain, for this silo's --debug.
+            raise ConfigError(
+                f"model or loss failed on this silo's records with {type(error).__name__}",
+                where=where,
+                fix="try them on made-up records of the same schema",
+            ) from error
