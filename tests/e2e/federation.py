@@ -179,8 +179,10 @@ class Tap(LocalGrid):
         return found
 
     def uploads(self, name: str) -> int:
-        """Return how many uploads left a silo, whether or not they arrived."""
-        return sum(1 for sender, packet in self.replies if sender == name and "upload" in packet.blobs)
+        """Return how many different uploads left a silo, whether or not they arrived."""
+        return len(
+            {packet.blobs["upload"] for sender, packet in self.replies if sender == name and "upload" in packet.blobs}
+        )
 
 
 class Malicious(Aggregator):

@@ -25,10 +25,13 @@ from silo_crypto.threshold.adder import ThresholdAdder
 from silo_crypto.threshold.keys import EpochKeys, Share
 from silo_crypto.verification import GroupKey
 
+import silo.data
 from silo.agent import custody as agent_custody
+from silo.agent.prepare import source_of
 from silo.agent.run import Run
 from silo.aggregator import aggregator as aggregator_module
 from silo.data import load
+from silo.data.load import PREFIX
 from silo.flower import compat
 from silo.flower.records import from_records
 from silo.flower.server_app import GridExchange
@@ -286,23 +289,19 @@ def keep_what_the_aggregator_makes(patch: pytest.MonkeyPatch, roots: list[object
 
 def add_records(secrets: Secrets, federation: Federation) -> None:
     """Add every record of every silo: its line in the file, and its features as the model is given them."""
-    for hospital in federation.hospitals:
-        records = load(hospital.source)
-        features, targets = federation.experiment.tensors(records)
+    for home in federation.homes.values():
+        source = source_of(home.data()[0], home.path)
+        features, targets = federation.experiment.tensors(load(source))
         for row in features.numpy():
             secrets.needles.setdefault("record", set()).update(
                 row.astype(dtype).tobytes() for dtype in ("<f4", ">f4", "<f8")
             )
         secrets.add("record", targets.numpy().tobytes(), pieces=1)
-        for line in lines_of(hospital.source):
-            secrets.needles["record"].add(line)
+        secrets.needles["record"].update(lines_of(source))
 
 
 def lines_of(source: str) -> list[bytes]:
     """Return the lines of a data source, without the line of names."""
-    import silo.data
-
-    prefix = "uci-heart:"
     folder = Path(silo.data.__file__).parent / "uci_heart"
-    path = folder / f"{source.removeprefix(prefix)}.csv" if source.startswith(prefix) else Path(source)
+    path = folder / f"{source.removeprefix(PREFIX)}.csv" if source.startswith(PREFIX) else Path(source)
     return [line for line in path.read_bytes().splitlines()[1:] if len(line) > PIECE]
