@@ -88,9 +88,7 @@ def audit_product(setting: Setting) -> Audit:
     update = trainer.run(np.zeros(setting.dimensions, dtype=np.float32))
     proven = plan.epsilon_after(update.steps)
     scores = -update.vector[: setting.canaries].astype(np.float64)  # descent goes against the gradient
-    return judge(
-        scores, included, proven=proven, delta=plan.delta, guesses=guesses_for(setting.canaries, proven)
-    )
+    return judge(scores, included, proven=proven, delta=plan.delta, guesses=guesses_for(setting.canaries, proven))
 
 
 def _gradient_is_the_record(outputs: Tensor, targets: Tensor) -> Tensor:

@@ -24,6 +24,7 @@ from silo.api import Experiment, Schema
 from silo.canonical import digest_of
 from silo.errors import UsageError
 from silo.ledger import Ledger
+from silo.ledger.mechanism import Mechanism, epsilon_of_run
 from silo.training.accounting import Plan, effective_multiplier
 from silo.training.audit import MAX_CANARIES, MIN_CANARIES, Audit, guesses_for, judge
 from silo.training.check import made_up
@@ -43,6 +44,16 @@ class Account:
     data_digest: str
 
 
+def price_of(plan: Plan) -> float:
+    """Return the epsilon, at ``plan.delta``, that the ledger will hold for an audit of the whole plan."""
+    return epsilon_of_run(_mechanism(plan), plan.steps, plan.delta)
+
+
+def _mechanism(plan: Plan) -> Mechanism:
+    """Return one step as accounted for: a little less noise than is drawn."""
+    return Mechanism(effective_multiplier(plan.noise_multiplier, plan.parameters), plan.sample_rate)
+
+
 def audit_release(
     ledger: Ledger,
     account: Account,
@@ -59,18 +70,13 @@ def audit_release(
     Raises :class:`~silo.errors.BudgetExceeded` before anything is trained if the population's budget does not cover
     the whole plan, and what :class:`~silo.training.trainer.LocalTrainer` raises; what was charged stays charged.
     """
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-
     if not MIN_CANARIES <= canaries <= MAX_CANARIES:
         raise UsageError(f"{canaries} canaries", fix=f"take {MIN_CANARIES} to {MAX_CANARIES}")
     plan.verify()
-    event = GaussianDpEvent(effective_multiplier(plan.noise_multiplier, plan.parameters))
-    if plan.sample_rate < 1:
-        event = PoissonSampledDpEvent(plan.sample_rate, event)
     reservation = ledger.reserve(
         account.population,
         account.run,
-        event,
+        _mechanism(plan).event(),
         plan.steps,
         delta=plan.delta,
         code_digest=account.code_digest,
@@ -95,7 +101,6 @@ def audit_release(
         proven = plan.epsilon_after(trainer.steps)
     finally:
         ledger.settle(reservation)
-    # A canary is recognised by how much more its direction moved than the others': compare each with its own length.
     return judge(scores, included, proven=proven, delta=plan.delta, guesses=guesses_for(canaries, proven))
 
 
