@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from silo import __version__
-from silo.cli import approve, consortium, demo, experiment, init, keys, policy
+from silo.cli import approve, budget, consortium, demo, experiment, init, keys, policy, privacy
 
 app = typer.Typer(
     name="silo",
@@ -41,3 +41,5 @@ app.add_typer(consortium.app, name="consortium")
 app.add_typer(policy.app, name="policy")
 app.add_typer(experiment.app, name="experiment")
 app.command("approve")(approve.approve)
+app.add_typer(budget.app, name="budget")
+app.add_typer(privacy.app, name="privacy")
