@@ -8,11 +8,33 @@ imported by the modules that use them, when they are used. The researcher's name
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from silo.api import Encryption, Experiment, FedAvg, LocalDP, Records, load_experiment
+    from silo.api import (
+        DistributedDP,
+        Encryption,
+        Experiment,
+        FedAdam,
+        FedAvg,
+        FedAvgM,
+        FedYogi,
+        LocalDP,
+        Records,
+        load_experiment,
+    )
 
 __version__ = "0.1.0"
 
-__all__ = ["Encryption", "Experiment", "FedAvg", "LocalDP", "Records", "load_experiment"]
+__all__ = [
+    "DistributedDP",
+    "Encryption",
+    "Experiment",
+    "FedAdam",
+    "FedAvg",
+    "FedAvgM",
+    "FedYogi",
+    "LocalDP",
+    "Records",
+    "load_experiment",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -25,10 +25,17 @@ from silo_policies.signing import Keyring, Signed, SignedBody
 RunId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
 _Positive = Annotated[float, Field(gt=0)]
 _Count = Annotated[int, Field(ge=1, le=MAX_INTEGER)]
+_Decay = Annotated[float, Field(ge=0, lt=1)]
+_ADAPTIVE = ("learning_rate", "beta1", "beta2", "tau")
+_NUMBERS = {"fedavgm": ("learning_rate", "momentum"), "fedadam": _ADAPTIVE, "fedyogi": _ADAPTIVE}
 
 
 class PrivacySpec(Document):
-    """Differential privacy of the run; every number is public. ``epsilon`` and ``delta`` are for the whole run."""
+    """Differential privacy of the run; every number is public. ``epsilon`` and ``delta`` are for the whole run.
+
+    The last four are distributed-dp's: how many uploads are in every sum that is opened, how many of those silos' noise
+    is not counted on, the width of one silo's noise share in steps of its integers, and integers per unit of gradient.
+    """
 
     mechanism: Literal["local-dp", "distributed-dp"]
     epsilon: _Positive
@@ -42,6 +49,21 @@ class PrivacySpec(Document):
     steps_per_round: _Count
     expected_batch: _Positive
     learning_rate: _Positive
+    minimum_silos: Annotated[int, Field(ge=3, le=128)] | None = None
+    colluders: Annotated[int, Field(ge=1, le=127)] | None = None
+    share_sigma: Annotated[float, Field(ge=4)] | None = None
+    scale: _Positive | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        own = (self.minimum_silos, self.colluders, self.share_sigma, self.scale)
+        if any((each is None) == (self.mechanism == "distributed-dp") for each in own):
+            raise ValueError("minimum_silos, colluders, share_sigma and scale are for distributed-dp, and all of them")
+        if self.minimum_silos is not None and self.colluders is not None and self.colluders >= self.minimum_silos:
+            raise ValueError("colluders leave nobody whose noise counts")
+        if self.mechanism == "distributed-dp" and self.steps_per_round != 1:
+            raise ValueError("distributed-dp takes one step a round")
+        return self
 
 
 class EncryptionSpec(Document):
@@ -64,10 +86,27 @@ class EncryptionSpec(Document):
 
 
 class AggregationSpec(Document):
-    """How updates become one."""
+    """How updates become one, and the step that every silo takes with it; a rule has the numbers it needs, no others.
+
+    ``fedavg`` has none; ``fedavgm`` has ``learning_rate`` and ``momentum``; ``fedadam`` and ``fedyogi`` have
+    ``learning_rate``, ``beta1``, ``beta2`` and ``tau``. (A rule this package does not know is for the silos to refuse.)
+    """
 
     rule: Slug
     weighting: Literal["uniform", "examples"]
+    learning_rate: _Positive | None = None
+    momentum: _Decay | None = None
+    beta1: _Decay | None = None
+    beta2: _Decay | None = None
+    tau: _Positive | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        wanted = _NUMBERS.get(self.rule, ())
+        for name in ("learning_rate", "momentum", "beta1", "beta2", "tau"):
+            if (getattr(self, name) is None) == (name in wanted):
+                raise ValueError(f"the rule {self.rule} " + ("needs " if name in wanted else "takes no ") + name)
+        return self
 
 
 class ModelSpec(Document):
@@ -109,9 +148,29 @@ class RunManifest(SignedBody):
             raise ValueError(f"minimum_silos is {self.minimum_silos}, but {len(self.members)} silos are invited")
         if self.encryption.max_additions < len(self.members):
             raise ValueError("max_additions is below the number of silos invited")
+        if self.privacy.mechanism == "distributed-dp":
+            self._check_distributed()
         if self.expires <= self.created:
             raise ValueError("expires must lie after created")
         return self
+
+    def _check_distributed(self) -> None:
+        """The noise of distributed-dp is what stands together in a sum that no fewer silos open: both must hold."""
+        least, colluders = self.privacy.minimum_silos or 0, self.privacy.colluders or 0
+        if self.encryption.custody != "threshold":
+            raise ValueError(
+                "distributed-dp needs threshold custody: any holder of a shared key could open one upload alone, and "
+                "one upload carries one share of the noise only"
+            )
+        if self.minimum_silos < least:
+            raise ValueError(
+                f"the noise is that of {least} silos, but sums of {self.minimum_silos} would be opened: raise "
+                "minimum_silos of the run"
+            )
+        if colluders < (self.encryption.threshold or 0) - 1:
+            raise ValueError("colluders is below threshold - 1: the noise must hold against as many as the keys do")
+        if self.aggregation.weighting != "uniform":
+            raise ValueError("distributed-dp weighs no silo: the noise is for a sum")
 
     def facts(
         self,

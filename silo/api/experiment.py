@@ -4,8 +4,8 @@ Invariant: an :class:`Experiment` that exists is well formed. Every field is che
 error names the field, what it holds and what to change. What needs a model or a tensor to check (BatchNorm, losses
 that mix records) is checked by :mod:`silo.training.check`, because only training imports torch.
 
-The numbers in :class:`LocalDP` are public constants of the signed run manifest; none may be derived from how many
-records a silo holds (PROTOCOL section 5).
+The numbers in :class:`LocalDP` and :class:`DistributedDP` are public constants of the signed run manifest; none may be
+derived from how many records a silo holds (PROTOCOL section 5).
 """
 
 from __future__ import annotations
@@ -42,6 +42,9 @@ MAX_DELTA = 1e-2
 MIN_DELTA = 1e-9
 MAX_ROUNDS = 10_000
 MAX_STEPS = 1_000_000
+# A noise share narrower than 4 steps of its integers is no longer nearly Gaussian; wider than 2048, a 16-bit field
+# would hold little but noise.
+MIN_SHARE_SIGMA, MAX_SHARE_SIGMA = 4.0, 2048.0
 
 
 def _reject(owner: str, field: str, value: object, wants: str) -> ConfigError:
@@ -86,20 +89,79 @@ class LocalDP:
 
     def __post_init__(self) -> None:
         owner = "LocalDP"
-        _number(owner, "epsilon", self.epsilon, f"above 0 and at most {MAX_EPSILON:g}", 0, MAX_EPSILON)
-        wants = f"at least {MIN_DELTA:g} and at most {MAX_DELTA:g}, and far below 1/records"
-        _number(owner, "delta", self.delta, wants, MIN_DELTA * (1 - 1e-12), MAX_DELTA)
-        wants = "above 1e-6 and at most 1e6 (an L2 norm, often 0.1 to 10)"
-        _number(owner, "clipping_norm", self.clipping_norm, wants, 1e-6, 1e6)
-        _number(
-            owner, "sample_rate", self.sample_rate, "above 0 and at most 1 (1 takes every record in each step)", 0, 1
-        )
+        _check_constants(owner, self)
         _integer(owner, "steps_per_round", self.steps_per_round, f"a whole number from 1 to {MAX_STEPS}", 1, MAX_STEPS)
         wants = "above 0: a public guess of sample_rate x records of one silo, not a count of its data"
         _number(owner, "expected_batch", self.expected_batch, wants, 0, 1e9)
-        _number(owner, "learning_rate", self.learning_rate, "above 0", 0, 1e6)
         if self.unit != "record":
             raise _reject(owner, "unit", self.unit, "'record': LocalDP protects one record")
+
+
+@dataclass(frozen=True)
+class DistributedDP:
+    """Central DP-SGD without a centre: every silo adds a share of the noise, and only the sum is ever opened.
+
+    Each round is one step. Every silo includes each of its records with probability ``sample_rate``, clips each one's
+    gradient to L2 norm ``clipping_norm``, and sends the sum with a noise share inside the encryption. The shares of
+    ``minimum_silos`` - ``colluders`` silos make the noise that (epsilon, delta) is proven with, per record under
+    add/remove adjacency, for the whole run: ``minimum_silos`` uploads are in every sum that is opened, and up to
+    ``colluders`` of those silos may have pooled what they know, or sent no noise. The sum is divided by
+    ``expected_batch``, a public guess of sample_rate x the records of all silos together, and the server optimiser
+    takes the step of ``learning_rate``.
+
+    Needs threshold custody: whoever holds a shared key could open one upload, which carries one share of noise only.
+    ``colluders`` is at least threshold - 1. ``share_sigma`` is the width of one share in steps of the integers that
+    are encrypted. Source: PROTOCOL section 5, "DistributedDP".
+    """
+
+    epsilon: float
+    delta: float
+    clipping_norm: float
+    sample_rate: float
+    expected_batch: float
+    learning_rate: float
+    minimum_silos: int
+    colluders: int = 1
+    share_sigma: float = 32.0
+    unit: Literal["record"] = "record"
+
+    mechanism = "distributed-dp"
+    adjacency = "add-remove"
+    steps_per_round = 1
+
+    def __post_init__(self) -> None:
+        owner = "DistributedDP"
+        _check_constants(owner, self)
+        wants = "above 0: a public guess of sample_rate x records of all silos, not a count of data"
+        _number(owner, "expected_batch", self.expected_batch, wants, 0, 1e9)
+        wants = "a whole number from 3 to 128: no sum of fewer silos is opened"
+        _integer(owner, "minimum_silos", self.minimum_silos, wants, 3, 128)
+        wants = f"a whole number from 1 to {self.minimum_silos - 1}: somebody's noise has to be left"
+        _integer(owner, "colluders", self.colluders, wants, 1, self.minimum_silos - 1)
+        wants = f"at least {MIN_SHARE_SIGMA:g} and at most {MAX_SHARE_SIGMA:g}"
+        _number(owner, "share_sigma", self.share_sigma, wants, MIN_SHARE_SIGMA * (1 - 1e-12), MAX_SHARE_SIGMA)
+        if self.unit != "record":
+            raise _reject(owner, "unit", self.unit, "'record': DistributedDP protects one record")
+
+    @property
+    def honest(self) -> int:
+        """h: the silos whose noise is counted on."""
+        return self.minimum_silos - self.colluders
+
+
+Privacy = LocalDP | DistributedDP
+
+
+def _check_constants(owner: str, privacy: Privacy) -> None:
+    """Check what both mechanisms have."""
+    _number(owner, "epsilon", privacy.epsilon, f"above 0 and at most {MAX_EPSILON:g}", 0, MAX_EPSILON)
+    wants = f"at least {MIN_DELTA:g} and at most {MAX_DELTA:g}, and far below 1/records"
+    _number(owner, "delta", privacy.delta, wants, MIN_DELTA * (1 - 1e-12), MAX_DELTA)
+    wants = "above 1e-6 and at most 1e6 (an L2 norm, often 0.1 to 10)"
+    _number(owner, "clipping_norm", privacy.clipping_norm, wants, 1e-6, 1e6)
+    wants = "above 0 and at most 1 (1 takes every record in each step)"
+    _number(owner, "sample_rate", privacy.sample_rate, wants, 0, 1)
+    _number(owner, "learning_rate", privacy.learning_rate, "above 0", 0, 1e6)
 
 
 @dataclass(frozen=True)
@@ -107,7 +169,8 @@ class Encryption:
     """Who can open the aggregate, and how updates become integers.
 
     ``value_bits`` integers cover [-value_bound, value_bound] (the unit is that of a model weight); larger values are
-    cut off before encryption. ``threshold`` is how many silos must act together to open a sum (custody "threshold").
+    cut off before encryption. With :class:`DistributedDP` it is left out: the noise sets the scale of the integers.
+    ``threshold`` is how many silos must act together to open a sum (custody "threshold").
     """
 
     custody: Custody = "shared"
@@ -133,7 +196,7 @@ class Encryption:
 
 @dataclass(frozen=True)
 class FedAvg:
-    """Average of the silos' updates (McMahan et al. 2017).
+    """Average of the silos' updates, taken as the step (McMahan et al. 2017).
 
     "uniform" weighs every silo alike; with LocalDP's constant ``expected_batch`` that already counts every record
     alike. "examples" weighs by record counts, which are a release: each silo's policy has to allow it.
@@ -144,8 +207,63 @@ class FedAvg:
     rule = "fedavg"
 
     def __post_init__(self) -> None:
-        if self.weighting not in get_args(Weighting):
-            raise _reject("FedAvg", "weighting", self.weighting, "'uniform' or 'examples'")
+        _check_weighting("FedAvg", self.weighting)
+
+
+@dataclass(frozen=True)
+class FedAvgM:
+    """FedAvg with momentum at the server (Hsu, Qi, Brown 2019): v <- momentum v + update; w <- w + learning_rate v."""
+
+    momentum: float = 0.9
+    learning_rate: float = 1.0
+    weighting: Weighting = "uniform"
+
+    rule = "fedavgm"
+
+    def __post_init__(self) -> None:
+        _number("FedAvgM", "momentum", self.momentum, "above 0 and below 1", 0, 1 - 1e-9)
+        _number("FedAvgM", "learning_rate", self.learning_rate, "above 0", 0, 1e6)
+        _check_weighting("FedAvgM", self.weighting)
+
+
+@dataclass(frozen=True)
+class FedAdam:
+    """Adaptive steps at the server (Reddi et al. 2021, algorithm 2).
+
+    m <- beta1 m + (1 - beta1) update; v <- beta2 v + (1 - beta2) update^2; w <- w + learning_rate m / (sqrt(v) + tau).
+    m and v start at 0, without bias correction.
+    """
+
+    learning_rate: float = 0.01
+    beta1: float = 0.9
+    beta2: float = 0.99
+    tau: float = 1e-3
+    weighting: Weighting = "uniform"
+
+    rule = "fedadam"
+
+    def __post_init__(self) -> None:
+        owner = type(self).__name__
+        for field in ("beta1", "beta2"):
+            _number(owner, field, getattr(self, field), "at least 0 and below 1", -1e-300, 1 - 1e-9)
+        _number(owner, "learning_rate", self.learning_rate, "above 0", 0, 1e6)
+        _number(owner, "tau", self.tau, "above 0: it keeps steps small where updates are", 0, 1e6)
+        _check_weighting(owner, self.weighting)
+
+
+@dataclass(frozen=True)
+class FedYogi(FedAdam):
+    """FedAdam whose v moves by a bounded step: v <- v - (1 - beta2) update^2 sign(v - update^2) (Reddi et al. 2021)."""
+
+    rule = "fedyogi"
+
+
+Aggregation = FedAvg | FedAvgM | FedAdam | FedYogi
+
+
+def _check_weighting(owner: str, weighting: object) -> None:
+    if weighting not in get_args(Weighting):
+        raise _reject(owner, "weighting", weighting, "'uniform' or 'examples'")
 
 
 @dataclass(frozen=True)
@@ -168,9 +286,9 @@ class Experiment:
     tensors: Callable[[Records], tuple[Tensor, Tensor]]
     metrics: Mapping[str, Metric]
     rounds: int
-    privacy: LocalDP
+    privacy: Privacy
     encryption: Encryption = Encryption()
-    aggregation: FedAvg = FedAvg()
+    aggregation: Aggregation = FedAvg()
     releases: Collection[Release] = RELEASES
 
     def __post_init__(self) -> None:
@@ -186,9 +304,11 @@ class Experiment:
                 raise _reject(owner, field, type(getattr(self, field)).__name__, wants)
         self._check_metrics(owner)
         _integer(owner, "rounds", self.rounds, f"a whole number from 1 to {MAX_ROUNDS}", 1, MAX_ROUNDS)
-        for field, kind in (("privacy", LocalDP), ("encryption", Encryption), ("aggregation", FedAvg)):
+        for field, kind in (("privacy", Privacy), ("encryption", Encryption), ("aggregation", Aggregation)):
             if not isinstance(getattr(self, field), kind):
-                raise _reject(owner, field, type(getattr(self, field)).__name__, f"a {kind.__name__}(...)")
+                wants = " or ".join(f"{each.__name__}(...)" for each in get_args(kind) or (kind,))
+                raise _reject(owner, field, type(getattr(self, field)).__name__, f"a {wants}")
+        self._check_distributed(owner)
         if self.rounds * self.privacy.steps_per_round > MAX_STEPS:
             wants = f"such that rounds x steps_per_round is at most {MAX_STEPS}"
             raise _reject(owner, "rounds", self.rounds, wants)
@@ -198,6 +318,36 @@ class Experiment:
         if unknown:
             raise _reject(owner, "releases", unknown[0], f"made of: {', '.join(RELEASES)}")
         object.__setattr__(self, "releases", tuple(sorted(set(self.releases))))
+
+    def _check_distributed(self, owner: str) -> None:
+        privacy, encryption = self.privacy, self.encryption
+        if not isinstance(privacy, DistributedDP):
+            return
+        if encryption.custody != "threshold":
+            raise _reject(
+                f"{owner}, encryption",
+                "custody",
+                encryption.custody,
+                "'threshold' with DistributedDP: any silo that holds a shared key could open one upload alone, and "
+                "one upload carries one share of the noise only",
+            )
+        if encryption.threshold is not None and privacy.colluders < encryption.threshold - 1:
+            raise _reject(
+                f"{owner}, privacy",
+                "colluders",
+                privacy.colluders,
+                f"at least {encryption.threshold - 1}: threshold custody holds against so many silos, and so must the "
+                "noise",
+            )
+        if encryption.value_bound != Encryption.value_bound:
+            raise _reject(
+                f"{owner}, encryption",
+                "value_bound",
+                encryption.value_bound,
+                "left out with DistributedDP: the noise sets the scale",
+            )
+        if self.aggregation.weighting != "uniform":
+            raise _reject(f"{owner}, aggregation", "weighting", "examples", "'uniform' with DistributedDP")
 
     def _check_metrics(self, owner: str) -> None:
         if not isinstance(self.metrics, Mapping):
