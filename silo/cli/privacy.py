@@ -103,6 +103,7 @@ def _audit_experiment(home: Home, path: Path, canaries: int, charge: bool, as_js
 
     from silo.agent.facts import choose_dataset
     from silo.agent.prepare import source_of
+    from silo.api import LocalDP
     from silo.api.load import digest_of, load_experiment_bytes
     from silo.cli.common import read_file
     from silo.data import load, split_rows
@@ -122,6 +123,12 @@ def _audit_experiment(home: Home, path: Path, canaries: int, charge: bool, as_js
     experiment = load_experiment_bytes(code, digest)
     dataset = choose_dataset(home, experiment.purpose)
     records = load(source_of(dataset, home.path))
+    if not isinstance(experiment.privacy, LocalDP):
+        raise ConfigError(
+            f"{experiment.privacy.mechanism} noise is whole only in the sum over silos",
+            where=str(path),
+            fix="audit LocalDP here; what one silo adds is checked by the conformance tests",
+        )
     parameters = check_experiment(experiment, records.schema)
     plan = make_plan(experiment.privacy, experiment.rounds, parameters)
     account = Account(dataset.population, f"audit-{secrets.token_hex(6)}", digest, records.source)
