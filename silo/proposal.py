@@ -13,13 +13,14 @@ import secrets
 from collections.abc import Collection
 from datetime import datetime
 
-from silo_policies import AggregationSpec, ConsortiumManifest, EncryptionSpec, ModelSpec, PrivacySpec, RunManifest
+from silo_policies import ConsortiumManifest, EncryptionSpec, ModelSpec, RunManifest
 from silo_policies.signing import parse_body
 
 from silo.api import Experiment
 from silo.custody import SCHEMES, choose
 from silo.errors import ConfigError
-from silo.training.accounting import ACCOUNTANT, make_plan
+from silo.training.mechanism import minimum_silos, plan_for, privacy_spec, value_bound
+from silo.training.server import aggregation_spec
 
 
 def propose(
@@ -41,7 +42,7 @@ def propose(
     weights and is public. Raises :class:`ConfigError` where experiment and consortium do not fit, and
     :class:`~silo_policies.DocumentError` naming a field that is wrong.
     """
-    privacy, encryption = experiment.privacy, experiment.encryption
+    encryption = experiment.encryption
     where = f"experiment {experiment.name!r}"
     if encryption.custody != consortium.custody:
         raise ConfigError(
@@ -59,7 +60,7 @@ def propose(
     choice = choose(
         encryption.custody, silos=len(invited), value_bits=encryption.value_bits, threshold=consortium.threshold
     )
-    plan = make_plan(privacy, experiment.rounds, model_size)
+    plan = plan_for(experiment, model_size)
     values = {
         "run": run or f"{experiment.name[:40]}-{secrets.token_hex(4)}",
         "consortium": consortium.digest,
@@ -68,20 +69,7 @@ def propose(
         "code_digest": code_digest,
         "researcher": researcher,
         "rounds": experiment.rounds,
-        "privacy": PrivacySpec(
-            mechanism="local-dp",
-            epsilon=float(privacy.epsilon),
-            delta=float(privacy.delta),
-            unit=privacy.unit,
-            adjacency="add-remove",
-            accountant=ACCOUNTANT,
-            clipping_norm=float(privacy.clipping_norm),
-            noise_multiplier=plan.noise_multiplier,
-            sample_rate=float(privacy.sample_rate),
-            steps_per_round=privacy.steps_per_round,
-            expected_batch=float(privacy.expected_batch),
-            learning_rate=float(privacy.learning_rate),
-        ),
+        "privacy": privacy_spec(plan),
         "encryption": EncryptionSpec(
             custody=encryption.custody,
             scheme=SCHEMES[encryption.custody],
@@ -89,14 +77,14 @@ def propose(
             security_bits=choice.security_bits,
             threshold=choice.threshold,
             value_bits=encryption.value_bits,
-            value_bound=float(encryption.value_bound),
+            value_bound=value_bound(experiment, plan),
             max_additions=choice.max_additions,
         ),
-        "aggregation": AggregationSpec(rule=experiment.aggregation.rule, weighting=experiment.aggregation.weighting),
+        "aggregation": aggregation_spec(experiment.aggregation),
         "model": ModelSpec(parameters=model_size, seed=seed),
         "releases": tuple(sorted(experiment.releases)),
         "members": tuple(invited),
-        "minimum_silos": consortium.minimum_silos,
+        "minimum_silos": minimum_silos(experiment, consortium.minimum_silos),
         "created": created,
         "expires": expires,
     }

@@ -15,7 +15,7 @@ from silo.errors import ConfigError
 from silo.home import DataSet, Home
 from silo.ledger import Ledger, Reservation
 from silo.submission import Submission, keyring
-from silo.training.accounting import Plan, effective_multiplier
+from silo.training.mechanism import AnyPlan
 
 ISOLATION = "none"  # approved code runs in the agent's process; issue 6 gives it a child without network and keys
 
@@ -37,15 +37,10 @@ def choose_dataset(home: Home, purpose: str) -> DataSet:
     return next((each for each in datasets if purpose in each.permitted_purposes), datasets[0])
 
 
-def reserve(ledger: Ledger, dataset: DataSet, plan: Plan, *, run: str, code: str, data: str) -> Reservation:
+def reserve(ledger: Ledger, dataset: DataSet, plan: AnyPlan, *, run: str, code: str, data: str) -> Reservation:
     """Hold the whole run's budget. The event is the mechanism as accounted for: a little less noise than is drawn."""
-    from dp_accounting import GaussianDpEvent, PoissonSampledDpEvent
-
-    event = GaussianDpEvent(effective_multiplier(plan.noise_multiplier, plan.parameters))
-    if plan.sample_rate < 1:
-        event = PoissonSampledDpEvent(plan.sample_rate, event)
     return ledger.reserve(
-        dataset.population, run, event, plan.steps, delta=plan.delta, code_digest=code, data_digest=data
+        dataset.population, run, plan.event(), plan.steps, delta=plan.delta, code_digest=code, data_digest=data
     )
 
 

@@ -21,8 +21,7 @@ from silo.submission import Submission
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from silo.training.accounting import Plan
-    from silo.training.trainer import LocalTrainer
+    from silo.training.mechanism import AnyPlan, Mechanism
 
 REGISTERED = "uci-heart:"
 
@@ -39,8 +38,8 @@ class Prepared:
     initial weights, float32 (d,); ``data_digest`` that of the bytes the records were read from."""
 
     experiment: Experiment
-    plan: Plan
-    trainer: LocalTrainer
+    plan: AnyPlan
+    mechanism: Mechanism
     test: tuple[Tensor, Tensor]
     initial: NDArray[np.float32]
     measured: Measured
@@ -53,27 +52,14 @@ def prepare(submission: Submission, dataset: DataSet, home: Path) -> Prepared:
     Raises :class:`DataError` for what depends on the records, :class:`~silo.errors.ConfigError` for the rest.
     """
     from silo.data import load, split_rows
-    from silo.training.accounting import Plan
     from silo.training.check import check_model
+    from silo.training.mechanism import mechanism_for, plan_of
     from silo.training.model import build_model, flatten
-    from silo.training.trainer import LocalTrainer, to_tensors
+    from silo.training.trainer import to_tensors
 
     run = submission.run.body
     experiment = load_experiment_bytes(submission.bundle, run.code_digest)
-    privacy = run.privacy
-    plan = Plan(
-        epsilon=privacy.epsilon,
-        delta=privacy.delta,
-        clipping_norm=privacy.clipping_norm,
-        noise_multiplier=privacy.noise_multiplier,
-        sample_rate=privacy.sample_rate,
-        steps_per_round=privacy.steps_per_round,
-        expected_batch=privacy.expected_batch,
-        learning_rate=privacy.learning_rate,
-        rounds=run.rounds,
-        parameters=run.model.parameters,
-    )
-    plan.verify()
+    plan = plan_of(run)
     check_model(experiment)
     try:
         records = load(source_of(dataset, home))
@@ -81,12 +67,12 @@ def prepare(submission: Submission, dataset: DataSet, home: Path) -> Prepared:
     except SiloError as error:
         raise DataError(error.what, where=error.where, fix=error.fix) from error
     train, test = split_rows(targets.numpy(), dataset.split_seed)
-    trainer = LocalTrainer(experiment, plan, features[train], targets[train], seed=run.model.seed)
+    mechanism = mechanism_for(run, plan, experiment, features[train], targets[train])
     initial = flatten(build_model(experiment, run.model.seed))
     return Prepared(
         experiment=experiment,
         plan=plan,
-        trainer=trainer,
+        mechanism=mechanism,
         test=(features[test], targets[test]),
         initial=initial,
         measured=Measured(epsilon=plan.epsilon_after(plan.steps), model_size=len(initial), records=len(train)),

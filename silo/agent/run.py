@@ -17,11 +17,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from silo_crypto.codec import FixedPoint
 from silo_crypto.errors import VerificationError
 from silo_crypto.keys import Identity, PublicIdentity, seal
 from silo_crypto.protocol import Header
-from silo_crypto.randomness import Csprng
 from silo_crypto.verification import chain
 from silo_policies import Decision, Moment, Outcome, ReleaseFacts, sign
 
@@ -77,7 +75,6 @@ class Run:
         self.id = common["run"]
         self._manifest = common["manifest"]
         self._log = home.log()
-        self._rng = Csprng()
         self.permitted = False
         self._prepared: Prepared | None = None
         self._folder = home.run_directory(self.id)
@@ -244,13 +241,11 @@ class Run:
         following = dict(session.next_blobs(head.round + 1))
         if self._identity.name not in header.members:
             return reply, following
-        update = self._ready.trainer.run(self._model)
-        encryption = self._submission.run.body.encryption
-        values = FixedPoint(encryption.value_bound, encryption.value_bits).encode(update.vector, self._rng)
-        upload = session.upload(header, values)
+        contribution = self._ready.mechanism.contribute(self._model)
+        upload = session.upload(header, contribution.values)
         # Charged durably before a byte can leave: a crash from here on over-charges, never under-charges.
         digest = upload_digest(upload)
-        self._ledger.charge(self._held(), head.round, head.attempt, update.steps, upload_digest=digest)
+        self._ledger.charge(self._held(), head.round, head.attempt, contribution.steps, upload_digest=digest)
         self._log.append(
             "upload",
             {
@@ -265,12 +260,13 @@ class Run:
         return reply, {**following, "upload": upload}
 
     def _apply(self, previous: Previous | None, blobs: Mapping[str, bytes]) -> None:
-        """Open the aggregate that is due, verify it, and take the average of it as the next model."""
+        """Open the aggregate that is due, verify it, and take the step that it makes to the next model."""
         if self._sent is None:
             if previous is not None or "aggregate" in blobs:
                 raise VerificationFailed("an aggregate came before any upload", where=f"run {self.id}")
             return
-        header, session = self._sent.header, self._require_session(self._sent.header.members)
+        # An attempt can have fewer members than the epoch: those whose nonces came in time.
+        header, session = self._sent.header, self._require_session(self._members)
         if previous is None or (previous.round, previous.attempt) != (header.round, header.attempt):
             raise VerificationFailed(f"the aggregate of round {header.round} is missing", where=f"run {self.id}")
         try:
@@ -281,9 +277,7 @@ class Run:
             raise VerificationFailed(
                 "a sum that was opened does not hold; this silo has stopped", where=f"round {header.round}"
             ) from error
-        encryption = self._submission.run.body.encryption
-        codec = FixedPoint(encryption.value_bound, encryption.value_bits)
-        self._model = self._model + codec.decode_mean(sums, len(previous.uploaders))
+        self._model = self._ready.mechanism.apply(self._model, sums, len(previous.uploaders))
         self._chain = chain(session.group, header, sums)
         self._sent = None
         self._log.append(
@@ -308,7 +302,7 @@ class Run:
         if head.previous.round != run.rounds:
             raise VerificationFailed("the run ended before its last round", where=f"run {self.id}")
         self._reservation = self._ledger.settle(self._held())
-        spent = self._ready.plan.epsilon_after(self._ready.trainer.steps)
+        spent = self._ready.plan.epsilon_after(self._ready.mechanism.steps)
         self._log.append(
             "budget-settled",
             {"run": self.id, "population": self._dataset.population, "epsilon": spent, "delta": self._ready.plan.delta},

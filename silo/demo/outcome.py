@@ -36,10 +36,11 @@ from silo.report.facts.governance import (
     Waiver,
 )
 from silo.report.facts.parties import Aggregator, Estimate, Reason, Round, Silo, Verdict
-from silo.report.facts.protection import Encryption, EpsilonSeries, Parameter, Privacy, SpentAfter, openings
+from silo.report.facts.protection import Collusion, Encryption, EpsilonSeries, Parameter, Privacy, SpentAfter, openings
 from silo.report.facts.utility import Auc
-from silo.training.accounting import make_plan
+from silo.training.distributed_plan import DistributedPlan
 from silo.training.evaluate import FEWEST_PER_CLASS, interval_of
+from silo.training.mechanism import plan_of
 
 PACKAGES = (
     "silo-fl",
@@ -206,7 +207,8 @@ def _round(each: Mapping[str, Any]) -> Round:
 def _privacy(played: Played) -> Privacy:
     run = played.setting.submission.run.body
     spec = run.privacy
-    plan = make_plan(played.experiment.privacy, run.rounds, run.model.parameters)
+    plan = plan_of(run)
+    distributed = isinstance(plan, DistributedPlan)
     series = []
     for name in played.result["members"]:
         taken = [each["round"] for each in played.result["rounds"] if name in each["participants"]]
@@ -216,13 +218,18 @@ def _privacy(played: Played) -> Privacy:
         )
         series.append(EpsilonSeries(silo=name, points=points))
     return Privacy(
-        mechanism="local-dp: DP-SGD inside each silo (Opacus gradients, the silo's own sampling and noise)",
+        mechanism="distributed-dp: one clipped gradient sum a silo and round, each with a share of the noise; only "
+        "sums are opened"
+        if distributed
+        else "local-dp: DP-SGD inside each silo (Opacus gradients, the silo's own sampling and noise)",
         epsilon=spec.epsilon,
         delta=spec.delta,
         unit=spec.unit,
         adjacency="add or remove one record",
         accountant="dp_accounting PLD, pessimistic, rounded up",
-        composition="steps compose within a silo; silos hold different records (parallel composition)",
+        composition="rounds compose, over the sampled union of the silos' records"
+        if distributed
+        else "steps compose within a silo; silos hold different records (parallel composition)",
         contribution_bound="one record, its gradient clipped to the norm below in every step it is sampled in",
         clipping_norm=spec.clipping_norm,
         noise_multiplier=spec.noise_multiplier,
@@ -231,8 +238,16 @@ def _privacy(played: Played) -> Privacy:
         steps_per_round=spec.steps_per_round,
         rounds=run.rounds,
         random_source="AES-256-CTR under fresh 32-byte keys from the operating system, in the silo's process",
-        floating_point="clipped sums in float64, discretised Gaussian noise on a fixed grid, sensitivity widened by "
-        "2^-10 for arithmetic",
+        floating_point="clipped sums in float64, "
+        + (
+            "discrete Gaussian noise around a real centre"
+            if distributed
+            else "discretised Gaussian noise on a fixed grid"
+        )
+        + ", sensitivity widened by 2^-10 for arithmetic",
+        collusion=tuple(Collusion(silos=c, epsilon=epsilon) for c, epsilon in plan.collusion())
+        if isinstance(plan, DistributedPlan)
+        else (),
         spent=tuple(series),
     )
 

@@ -80,7 +80,7 @@ def audit_product(setting: Setting) -> Audit:
         rounds=1,
         privacy=setting.privacy(),
     )
-    plan = make_plan(experiment.privacy, rounds=1, parameters=setting.dimensions)
+    plan = make_plan(setting.privacy(), rounds=1, parameters=setting.dimensions)
     included = (Csprng().uint64(setting.canaries) & np.uint64(1)).astype(np.bool_)
     features = torch.zeros(int(included.sum()), setting.dimensions)
     features[torch.arange(len(features)), torch.from_numpy(np.flatnonzero(included))] = _LOUDNESS

@@ -111,6 +111,11 @@ class DistributedPlan:
         taken = self.steps if steps is None else steps
         return _epsilon(self._multiplier(colluders), self.sample_rate, taken, self.delta, self.parameters)
 
+    def collusion(self) -> tuple[tuple[int, float], ...]:
+        """Return (colluders, epsilon of the whole run) from 0 colluders on, as far as epsilon means anything."""
+        each = ((c, self.epsilon_against(c)) for c in range(self.minimum_silos))
+        return tuple((c, epsilon) for c, epsilon in each if epsilon < math.inf)
+
     def _multiplier(self, colluders: int) -> float:
         honest = self.minimum_silos - colluders
         counted = math.sqrt(honest) * self.share_sigma / (self.scale * self.clipping_norm)

@@ -138,6 +138,12 @@ def value_bound(experiment: Experiment, plan: AnyPlan) -> float:
     return plan.value_bound if isinstance(plan, DistributedPlan) else float(experiment.encryption.value_bound)
 
 
+def minimum_silos(experiment: Experiment, agreed: int) -> int:
+    """Return the fewest uploads of a run: what the consortium ``agreed`` on, or more where the noise needs more."""
+    privacy = experiment.privacy
+    return max(agreed, privacy.minimum_silos) if isinstance(privacy, DistributedDP) else agreed
+
+
 def plan_of(run: RunManifest) -> AnyPlan:
     """Return the plan of a signed manifest, verified: its noise keeps its promise, its fields hold its values.
 
