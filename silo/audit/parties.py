@@ -1,0 +1,80 @@
+"""The homes under audit, opened for reading: each with its log, and the role that its consortium gives it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from silo.audit.trust import Trust
+from silo.errors import ConfigError
+from silo.home import Home
+from silo.log import Log, Witness
+from silo.log.witness import FILE
+from silo.submission import CONSORTIUM
+
+
+@dataclass(frozen=True)
+class Party:
+    """One home under audit. ``trust`` is empty for a home that joined no consortium."""
+
+    home: Home
+    log: Log
+    trust: Trust
+    aggregates: bool
+
+    @property
+    def name(self) -> str:
+        return self.home.name
+
+    def witness(self) -> Witness | None:
+        """Open what this party remembers of others' logs; None if it never witnessed one."""
+        path = self.home.path / FILE
+        return Witness(path, create=False) if path.exists() else None
+
+
+def expand(paths: Sequence[Path]) -> list[Path]:
+    """Return the homes meant: a folder that is no home stands for the homes in it, or in its folder ``homes``."""
+    found: list[Path] = []
+    for path in paths:
+        if (path / "silo.toml").is_file():
+            found.append(path)
+            continue
+        inside = [each.parent for each in sorted((*path.glob("*/silo.toml"), *path.glob("homes/*/silo.toml")))]
+        if not inside:
+            raise ConfigError("no home here", where=str(path), fix="give a home, or a folder of homes, with --home")
+        found += inside
+    return list(dict.fromkeys(path.absolute() for path in found))
+
+
+@contextmanager
+def open_parties(paths: Sequence[Path], given: Trust | None = None) -> Iterator[tuple[Party, ...]]:
+    """Open homes and their logs; ``given`` keys count beside those of each home's consortium."""
+    with ExitStack() as stack:
+        parties = []
+        for path in expand(paths):
+            home = Home.open(path)
+            trust, aggregates = _trust_of(home)
+            log = stack.enter_context(home.log())
+            parties.append(Party(home, log, trust | (given or Trust()), aggregates))
+        names = [party.name for party in parties]
+        for name in names:
+            if names.count(name) > 1:
+                raise ConfigError(f"two homes are named {name}", fix="give each party's home once")
+        yield tuple(parties)
+
+
+def _trust_of(home: Home) -> tuple[Trust, bool]:
+    if home.settings.consortium is not None:
+        manifest = home.consortium().body
+        return Trust.of_manifest(manifest), home.name == manifest.aggregator.name
+    # A home that did not join (an aggregator's need not) still has the manifests of its runs.
+    trust, aggregates = Trust(), False
+    for path in sorted((home.path / "runs").glob(f"*/{CONSORTIUM}")):
+        content = path.read_bytes()
+        trust = Trust.of_file(content, where=str(path))
+        from silo_policies import ConsortiumManifest, parse_signed
+
+        aggregates |= parse_signed(ConsortiumManifest, content, where=str(path)).body.aggregator.name == home.name
+    return trust, aggregates
