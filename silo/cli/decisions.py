@@ -1,6 +1,7 @@
 """Asking a home's gate about a run, and reading what it decided: what `silo policy check` and `explain` print.
 
-Invariant: asking changes nothing: no log entry, no file, no budget. The gate, the facts and the preparation are the
+Invariant: asking reserves nothing and keeps nothing: no log entry, no file, no budget (the ledger only gets to know the
+populations of ``data.toml``, as whenever it is opened). The gate, the facts and the preparation are the
 agent's own, so the answer is the one the agent would give now. A decision is shown only after its signature held, and
 the facts beside it only if they are those whose digest was signed.
 """
@@ -31,7 +32,7 @@ from silo_policies import (
     verify_decision,
     verify_run,
 )
-from silo_policies.pack import Citation
+from silo_policies.pack import RESERVED, Citation
 
 from silo.cli.common import count, now, read_file, table_of
 from silo.errors import ConfigError, PolicyDenied, UsageError, VerificationFailed
@@ -342,8 +343,9 @@ def counted(lines: list[Line]) -> str:
 
 
 def denied(run: str, against: list[Line]) -> PolicyDenied:
-    """Return the denial by the lines in the way: it names the first that is not met, with its citation."""
-    first = next((line for line in against if line.result == "false"), against[0])
+    """Return the denial by the lines in the way: it names a pack that is not as pinned, else the first rule not met."""
+    order = sorted(against, key=lambda line: (line.pack != RESERVED, line.result != "false"))
+    first = order[0]
     more = f", and {len(against) - 1} more" if len(against) > 1 else ""
     source = f" [{first.source}]" if first.source else ""
     return PolicyDenied(f"denied by {first.id}{source}: {first.message.strip()}{more}", where=f"run {run}")

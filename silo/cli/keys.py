@@ -48,7 +48,7 @@ def new(
         raise UsageError(f"there is no role {role!r}", where="--role", fix=f"one of {', '.join(ROLES)}")
     if (role == "researcher") == (silo is not None):
         raise UsageError(
-            "a researcher acts for no silo" if silo else f"a {role} acts for a silo",
+            "a researcher acts for no silo" if silo else f"{_article(role)} acts for a silo",
             where="--silo",
             fix="leave it out" if silo else "name the silo",
         )

@@ -148,9 +148,10 @@ def check(run: RunArgument = None, home: HomeOption = None, as_json: JsonOption 
     from silo.cli.decisions import ask, counted, denied, find_run, lines_of_outcome, show_lines
 
     place = open_home(home)
+    packs = (*place.federation_packs(), *place.packs())
     asked = find_run(place, run)
     facts, outcome = ask(place, asked)
-    lines = lines_of_outcome(outcome, (*place.federation_packs(), *place.packs()))
+    lines = lines_of_outcome(outcome, packs)
     if as_json:
         print_json(
             {
@@ -314,7 +315,7 @@ def waive(
             "approver": officer.name,
             "reason": reason,
             "created": start,
-            "expires": until(start, days) if days else asked.run.expires,
+            "expires": asked.run.expires if days is None else until(start, days),
         },
         where=f"waiver of {rule}",
     )

@@ -264,7 +264,7 @@ class Home:
         """Return the manifest this home joined: the one whose digest ``silo.toml`` pins."""
         path = self.path / CONSORTIUM_FILE
         if self.settings.consortium is None:
-            raise ConfigError("the home has joined no consortium", where=str(self.path), fix="run `silo join`")
+            raise ConfigError("the home has joined no consortium", where=str(self.path), fix="run `silo consortium join`")
         signed = _read_signed(ConsortiumManifest, path)
         if signed.body.digest != self.settings.consortium:
             raise VerificationFailed("not the manifest that this home joined", where=str(path), fix="join again")
