@@ -79,9 +79,10 @@ class _Pending:
 
 @dataclass
 class _State:
-    """What a run has come to. Public facts only."""
+    """What a run has come to. Public facts only. ``following``: the members that did every round so far."""
 
     members: list[str] = field(default_factory=list)
+    following: list[str] = field(default_factory=list)
     chain: bytes = bytes(32)
     pending: _Pending | None = None
     rounds: list[dict[str, Any]] = field(default_factory=list)
@@ -123,7 +124,7 @@ class Aggregator:
         except Exception as error:  # of any kind: the silos hold keys and budget until they are told
             self._log.append("fault", {"run": self._run.run, "what": str(error)[:500] or type(error).__name__})
             self._events.emit("failed", what=str(error))
-            self._abort(exchange)
+            self._abort(exchange, exchange.nodes(), "the run ended without a model")
             raise
         finally:
             self._events.close()
@@ -166,6 +167,7 @@ class Aggregator:
             if decision.decision == "permit":
                 self._state.members.append(name)
         self._state.members.sort()
+        self._state.following = list(self._state.members)
         permitted = len(self._state.members)
         if permitted < self._run.minimum_silos:
             raise PolicyDenied(
@@ -207,7 +209,8 @@ class Aggregator:
             members=self._state.members,
             decisions=[dict(each) for each in decisions],
         )
-        packets = {name: seal_packet(head, self._identity, mine) for name, mine in blobs.items()}
+        following = self._state.following
+        packets = {name: seal_packet(head, self._identity, mine) for name, mine in blobs.items() if name in following}
         replies: dict[str, tuple[StepReply, Mapping[str, bytes]]] = {}
         for name, (reply, answer) in self._ask(exchange, packets, StepReply, STEP_SECONDS, least=1).items():
             if reply.step != step:
@@ -228,8 +231,10 @@ class Aggregator:
         )
         blobs = {**self._aggregate_blob(), **collector.request(number, attempt)}
         packet = seal_packet(request, self._identity, blobs)
-        packets = dict.fromkeys(state.members, packet)
+        packets = dict.fromkeys(state.following, packet)
         answers = self._ask(exchange, packets, RoundReply, ROUND_SECONDS, training=True)
+        # Who missed a round lacks its sum, or sent an upload that came too late to be in it: it cannot follow any more.
+        state.following = sorted(answers)
         self._agree({name: (reply.chain, reply.model) for name, (reply, _) in answers.items()}, number)
         header = collector.header(number, attempt, state.chain)
         uploads: dict[str, Mapping[str, bytes]] = {}
@@ -295,7 +300,7 @@ class Aggregator:
         releaser = previous.uploaders[0]
         head = Finish(**self._common(), previous=previous, releaser=releaser)
         packet = seal_packet(head, self._identity, self._aggregate_blob())
-        answers = self._ask(exchange, dict.fromkeys(state.members, packet), FinishReply, FINISH_SECONDS)
+        answers = self._ask(exchange, dict.fromkeys(state.following, packet), FinishReply, FINISH_SECONDS)
         self._agree({name: (reply.chain, reply.model) for name, (reply, _) in answers.items()}, self._run.rounds)
         if releaser not in answers:
             raise PeerError("the silo that was to release the model did not answer", where=releaser)
@@ -305,6 +310,8 @@ class Aggregator:
                     write_atomically(self._directory / f"{blob}.{name}.sealed", answer.blobs[blob])
         self._log.append("run-finished", {"run": self._run.run, "rounds": self._run.rounds, "silos": sorted(answers)})
         self._events.emit("finished")
+        left = [self._nodes[name] for name in state.members if name not in state.following]
+        self._abort(exchange, left, "the run went on without this silo")
         return {
             "run": self._run.run,
             "manifest": self._digest,
@@ -389,10 +396,13 @@ class Aggregator:
         self._log.append("fault", {"run": self._run.run, "silo": name, "what": what[:500]})
         self._events.emit("fault", silo=name, what=what)
 
-    def _abort(self, exchange: Exchange) -> None:
-        """Tell every node, for a silo may have permitted the run without being heard; nobody's answer is needed."""
-        packet = seal_packet(Abort(**self._common(), reason="the run ended without a model"), self._identity)
-        exchange.exchange(dict.fromkeys(exchange.nodes(), packet), training=False, seconds=ABORT_SECONDS)
+    def _abort(self, exchange: Exchange, nodes: Sequence[str], reason: str) -> None:
+        """Tell nodes that the run is over for them, so that they forget its keys; nobody's answer is needed.
+
+        If the run failed that is every node, for a silo may have permitted it without being heard.
+        """
+        packet = seal_packet(Abort(**self._common(), reason=reason), self._identity)
+        exchange.exchange(dict.fromkeys(nodes, packet), training=False, seconds=ABORT_SECONDS)
 
 
 def _first_reason(submission: Submission, decisions: Mapping[str, Mapping[str, Any]]) -> str:
