@@ -169,6 +169,14 @@ class Aggregator:
         self._state.members.sort()
         self._state.following = list(self._state.members)
         permitted = len(self._state.members)
+        silent = [name for name in self._run.members if name not in self._decisions]
+        if permitted < self._run.minimum_silos <= permitted + len(silent):
+            raise PeerError(
+                f"{', '.join(silent)} did not answer; {permitted} silos permit the run, {self._run.minimum_silos} are "
+                "needed",
+                where=f"run {self._run.run}",
+                fix="are their agents running? Then submit the run again",
+            )
         if permitted < self._run.minimum_silos:
             raise PolicyDenied(
                 f"{permitted} of {len(self._run.members)} silos permit the run, {self._run.minimum_silos} are needed"
