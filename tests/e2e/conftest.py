@@ -14,15 +14,21 @@ from tests.e2e.federation import Federation
 @pytest.fixture(scope="session")
 def federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """Shared custody."""
-    yield Federation(tmp_path_factory.mktemp("shared"))
+    yield _warm(Federation(tmp_path_factory.mktemp("shared")))
     client_app.forget_agents()
 
 
 @pytest.fixture(scope="session")
 def threshold_federation(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Federation]:
     """Threshold custody, two of five."""
-    yield Federation(tmp_path_factory.mktemp("threshold"), "threshold")
+    yield _warm(Federation(tmp_path_factory.mktemp("threshold"), "threshold"))
     client_app.forget_agents()
+
+
+def _warm(federation: Federation) -> Federation:
+    """Play one run, which opens the agents and imports what training needs: no test's deadline is to wait for that."""
+    federation.play(federation.submit(rounds=1))
+    return federation
 
 
 @pytest.fixture
