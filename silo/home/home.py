@@ -261,8 +261,9 @@ class Home:
         self.settings = settings
 
     def consortium(self) -> Signed[ConsortiumManifest]:
-        """Return the manifest this home joined: the one whose digest ``silo.toml`` pins."""
+        """Return the manifest this home joined last: the one whose digest ``silo.toml`` pins, read anew each time."""
         path = self.path / CONSORTIUM_FILE
+        self.settings = read_settings(self.path)  # while an agent runs, its people may join an amendment
         if self.settings.consortium is None:
             raise ConfigError("the home has joined no consortium", where=str(self.path), fix="run `silo consortium join`")
         signed = _read_signed(ConsortiumManifest, path)
