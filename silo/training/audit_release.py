@@ -25,7 +25,7 @@ from silo.canonical import digest_of
 from silo.errors import UsageError
 from silo.ledger import Ledger
 from silo.ledger.mechanism import Mechanism, epsilon_of_run
-from silo.training.accounting import Plan, effective_multiplier
+from silo.training.accounting import Plan
 from silo.training.audit import MIN_CANARIES, Audit, guesses_for, judge
 from silo.training.check import made_up
 from silo.training.model import build_model, flatten, torch_generator, trainable, unflatten
@@ -48,12 +48,7 @@ class Account:
 
 def price_of(plan: Plan) -> float:
     """Return the epsilon, at ``plan.delta``, that the ledger will hold for an audit of the whole plan."""
-    return epsilon_of_run(_mechanism(plan), plan.steps, plan.delta)
-
-
-def _mechanism(plan: Plan) -> Mechanism:
-    """Return one step as accounted for: a little less noise than is drawn."""
-    return Mechanism(effective_multiplier(plan.noise_multiplier, plan.parameters), plan.sample_rate)
+    return epsilon_of_run(Mechanism.of(plan.event()), plan.steps, plan.delta)
 
 
 def audit_release(
@@ -79,7 +74,7 @@ def audit_release(
     reservation = ledger.reserve(
         account.population,
         account.run,
-        _mechanism(plan).event(),
+        plan.event(),
         plan.steps,
         delta=plan.delta,
         code_digest=account.code_digest,
