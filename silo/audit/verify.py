@@ -193,7 +193,13 @@ def _decision(party: Party, folder: Path, entry: Entry, submission: Submission, 
     path = folder / f"decision-{entry.index:06d}-{entry.body.get('moment', 'accept')}.json"
     try:
         signed = parse_signed(Decision, path.read_bytes(), where=path.name)
-        verify_decision(signed, submission.member(party.name), run=run, now=datetime.now(UTC))
+        verify_decision(
+            signed,
+            submission.member(party.name),
+            run=run,
+            manifest=submission.run.body.digest,
+            now=datetime.now(UTC),
+        )
         body = signed.body
         same = (body.digest, body.decision, body.silo) == (entry.body["digest"], entry.body["decision"], party.name)
         if not same:

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from silo import __version__
-from silo.cli import approve, audit, budget, consortium, demo, experiment, init, keys, policy, privacy
+from silo.cli import approve, audit, budget, consortium, demo, experiment, init, keys, policy, privacy, report
 
 app = typer.Typer(
     name="silo",
@@ -44,3 +44,4 @@ app.command("approve")(approve.approve)
 app.add_typer(budget.app, name="budget")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(audit.app, name="audit")
+app.command("report")(report.report)

@@ -196,8 +196,9 @@ def check(
             row["backs"] = _backed(report, proof.origin, checked.entry, path)
         rows.append(row)
     heads = _heads(report, trust) if report is not None else []
+    rest = _unproven(report, rows) if report is not None else []
     if as_json:
-        print_json({"proofs": rows, "report": report.run if report else None, "heads": heads})
+        print_json({"proofs": rows, "report": report.run if report else None, "heads": heads, "unproven": rest})
         return
     out = console()
     for row in rows:
@@ -210,6 +211,8 @@ def check(
             out.print(f"  confirms the report: {subject}", soft_wrap=True)
     for head in heads:
         out.print(f"report: {head}", soft_wrap=True)
+    if rest:
+        out.print(f"report: no proof was given for {', '.join(rest)}", soft_wrap=True)
 
 
 @app.command()
@@ -406,6 +409,14 @@ def _backed(report: Report, origin: str, entry: Entry, path: Path) -> list[str]:
                     f"the report gives entry {entry.index} another hash", where=str(path), fix="the report was altered"
                 )
     return list(subjects)
+
+
+def _unproven(report: Report, rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the statements that should have an entry and none of the proofs confirms: they are only claimed."""
+    from silo.report.sections.evidence import subjects
+
+    confirmed = {subject for row in rows for subject in row["backs"]}
+    return [subject for subject in subjects(report) if subject not in confirmed]
 
 
 def _heads(report: Report, trust: Trust) -> list[str]:

@@ -26,12 +26,14 @@ class Reference:
 
 @dataclass(frozen=True)
 class Cell:
-    """One value. `tone` is never the only carrier of meaning: the text says it too."""
+    """One value. `tone` is never the only carrier of meaning: the text says it too. `file` is a file that lies beside
+    the report, to which the text leads."""
 
     text: str
     tone: Tone = "plain"
     note: str = ""
     references: tuple[Reference, ...] = ()
+    file: str = ""
 
 
 @dataclass(frozen=True)

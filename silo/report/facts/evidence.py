@@ -17,12 +17,17 @@ Subject = Annotated[str, Field(pattern=r"^[a-z-]{1,32}(/[a-z0-9-]{1,64}){0,2}$")
 `fault/N` (both counted from 1 in the report's order), `release/WHAT`."""
 
 
+ProofFile = Annotated[str, Field(pattern=r"^(?:[a-z0-9-]{1,64}/){0,3}[a-z0-9-]{1,64}\.tlog-proof$")]
+"""Where the entry's proof lies, relative to the report."""
+
+
 class Entry(Facts):
-    """One log entry that backs a statement."""
+    """One log entry that backs a statement; ``proof`` names its C2SP tlog-proof file if one is at hand."""
 
     subject: Subject
     index: Count
     hash: Digest
+    proof: ProofFile | None = None
 
 
 class Log(Facts):

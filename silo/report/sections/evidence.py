@@ -4,8 +4,8 @@ has none."""
 from __future__ import annotations
 
 from silo.report import text
-from silo.report.blocks import Block, Cell, Column, Facts, Items, Preformatted, Prose, Section, Table, row
-from silo.report.facts.evidence import Log
+from silo.report.blocks import MISSING, Block, Cell, Column, Facts, Items, Preformatted, Prose, Section, Table, row
+from silo.report.facts.evidence import Entry, Log
 from silo.report.model import Report
 
 _KINDS = {
@@ -87,9 +87,10 @@ def _packages(report: Report) -> str | None:
 
 
 def _log(log: Log) -> list[Block]:
-    backed: dict[int, tuple[str, list[str]]] = {}  # one entry may back several statements
+    backed: dict[int, tuple[Entry, list[str]]] = {}  # one entry may back several statements
     for entry in log.entries:
-        backed.setdefault(entry.index, (entry.hash, []))[1].append(in_words(entry.subject))
+        backed.setdefault(entry.index, (entry, []))[1].append(in_words(entry.subject))
+    proven = any(entry.proof for entry in log.entries)
     blocks: list[Block] = [
         Facts(
             (
@@ -102,9 +103,15 @@ def _log(log: Log) -> list[Block]:
         Table(
             f"log-{log.holder}",
             f"Entries in the log of {log.holder}.",
-            (Column("Entry"), Column("Backs"), Column("Hash")),
+            (Column("Entry"), Column("Backs"), Column("Hash"), *((Column("Proof"),) if proven else ())),
             tuple(
-                (Cell(str(at)), Cell("; ".join(said)), Cell(hashed, "code")) for at, (hashed, said) in backed.items()
+                (
+                    Cell(str(at)),
+                    Cell("; ".join(said)),
+                    Cell(entry.hash, "code"),
+                    *((_proof(entry),) if proven else ()),
+                )
+                for at, (entry, said) in backed.items()
             ),
             "scroll",
             tuple(f"log-{log.holder}-{at}" for at in backed),
@@ -113,3 +120,7 @@ def _log(log: Log) -> list[Block]:
     if log.checkpoint is not None:
         blocks.append(Preformatted(f"Checkpoint of {log.holder}", log.checkpoint))
     return blocks
+
+
+def _proof(entry: Entry) -> Cell:
+    return MISSING if entry.proof is None else Cell(entry.proof.rpartition("/")[2], file=entry.proof)
