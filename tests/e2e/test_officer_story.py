@@ -13,11 +13,19 @@ from html import unescape
 from pathlib import Path
 
 import pytest
+import silo_crypto.keys
 
 from silo.cli import main
 
 PAGE = (Path(__file__).parents[2] / "policies" / "README.md").read_text()
 STORY = PAGE.split("## From a rule to a report")[1].split("## Which commands there are")[0]
+
+
+@pytest.fixture(autouse=True)
+def _cheap_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    # A key file carries its own cost; at the product's, deriving the keys of all these people would take five seconds.
+    monkeypatch.setitem(silo_crypto.keys._SCRYPT, "iteration_count", 1 << 10)
+    monkeypatch.delenv("SILO_HOME", raising=False)
 
 
 def commands(text: str) -> Iterator[tuple[list[str], int]]:
@@ -33,7 +41,6 @@ def test_a_new_officer_can_follow_the_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("SILO_HOME", raising=False)
     monkeypatch.setenv("COLUMNS", "80")
     (tmp_path / "our-charter.yaml").write_text(STORY.split("```yaml\n")[1].split("```")[0])
     said: list[tuple[str, int, str, str]] = []
@@ -74,3 +81,26 @@ def test_a_new_officer_can_follow_the_page(
     with pytest.raises(SystemExit) as stopped:
         main(["demo", "--resume", "practice"])
     assert stopped.value.code == 2  # it has run: nobody runs it twice under one waiver
+
+
+def test_a_prepared_demo_that_everybody_refuses_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "our-charter.yaml").write_text(STORY.split("```yaml\n")[1].split("```")[0])
+
+    def silo(*words: str) -> object:
+        with pytest.raises(SystemExit) as stopped:
+            main(list(words))
+        return stopped.value.code
+
+    assert silo("demo", "--prepare", "--out", "practice", "--policy", "our-charter.yaml", "--rounds", "1") == 0
+    before = {path: path.read_bytes() for path in Path("practice").rglob("*") if path.is_file()}
+    capsys.readouterr()
+    assert silo("demo", "--resume", "practice") == 4
+    told = capsys.readouterr()
+    assert "the board sees every heart study" in " ".join(told.err.split())
+    assert {path: path.read_bytes() for path in Path("practice").rglob("*") if path.is_file()} == before
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".practice")] == []
+    assert silo("demo", "--resume", "practice", "--epsilon", "1") == 2
+    assert silo("demo", "--resume", "nowhere") == 2
