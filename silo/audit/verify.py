@@ -16,12 +16,11 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from silo_crypto.errors import CryptoError
-from silo_policies import Decision, parse_signed, verify_consortium, verify_decision, verify_run
+from silo_policies import parse_json, verify_consortium, verify_run
 from silo_policies.errors import PolicyError
 
 from silo.audit import links
@@ -186,21 +185,13 @@ def _signed(party: Party, run: str, entries: Sequence[Entry], work: _Work) -> It
                 if entry.body.get(name, found) != found:
                     yield Finding(party.name, f"entry {entry.index}", f"{name} is not that of the signed document")
         elif entry.kind == "decision" and not party.aggregates:
-            yield from _decision(party, folder, entry, submission, run)
+            yield from _decision(party, folder, entry, submission)
 
 
-def _decision(party: Party, folder: Path, entry: Entry, submission: Submission, run: str) -> Iterator[Finding]:
+def _decision(party: Party, folder: Path, entry: Entry, submission: Submission) -> Iterator[Finding]:
     path = folder / f"decision-{entry.index:06d}-{entry.body.get('moment', 'accept')}.json"
     try:
-        signed = parse_signed(Decision, path.read_bytes(), where=path.name)
-        verify_decision(
-            signed,
-            submission.member(party.name),
-            run=run,
-            manifest=submission.run.body.digest,
-            now=datetime.now(UTC),
-        )
-        body = signed.body
+        body = submission.decision(parse_json(path.read_bytes(), where=path.name), party.name)
         same = (body.digest, body.decision, body.silo) == (entry.body["digest"], entry.body["decision"], party.name)
         if not same:
             raise VerificationFailed("the signed decision is not the one logged")
