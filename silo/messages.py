@@ -116,11 +116,26 @@ class RoundRequest(Head):
 
 
 class Finish(Head):
-    """The last aggregate. The silo named ``releaser`` seals the model to the researcher, the others its digest."""
+    """The last aggregate: apply it and sign for the model."""
 
     kind: Literal["finish"] = "finish"
     previous: Previous
+
+
+class Signature(BaseModel):
+    """A head that another silo signed, passed on as it was: canonical JSON text and base64 of 64 bytes."""
+
+    model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
+    head: str = Field(max_length=65_536)
+    signature: str = Field(max_length=128)
+
+
+class Release(Head):
+    """Release the model. The silo named ``releaser`` seals it to the researcher, the others its digest."""
+
+    kind: Literal["release"] = "release"
     releaser: Name
+    acknowledgements: list[Signature] = Field(max_length=1024)
 
 
 class Abort(Head):
@@ -169,6 +184,15 @@ class RoundReply(Head):
     metrics: Metrics | None = None
 
 
+class Acknowledged(Head):
+    """A silo's signature for the model that the last aggregate made: whose uploads are in it, and two HMACs."""
+
+    kind: Literal["acknowledged"] = "acknowledged"
+    uploaders: list[Name]
+    chain: Hex32
+    model: Hex32
+
+
 class FinishReply(Head):
     """The end of a silo's run. Blob ``model`` (releaser) and ``digest`` (all), sealed to the researcher."""
 
@@ -199,8 +223,8 @@ class Done(Head):
 HEADS: dict[str, type[Head]] = {
     str(model.model_fields["kind"].default): model
     for model in (
-        Invite, Step, RoundRequest, Finish, Abort,
-        InviteReply, StepReply, RoundReply, FinishReply, Fault, Done,
+        Invite, Step, RoundRequest, Finish, Release, Abort,
+        InviteReply, StepReply, RoundReply, Acknowledged, FinishReply, Fault, Done,
     )
 }  # fmt: skip
 

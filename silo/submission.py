@@ -117,7 +117,9 @@ class Submission:
         """Return a silo's decision on this run after checking its signature, run and time; else VerificationFailed."""
         try:
             signed = parse_signed(Decision, canonical(dict(document)), where=f"decision of {name}")
-            decision = verify_decision(signed, self.member(name), run=self.run.body.run, now=datetime.now(UTC))
+            decision = verify_decision(
+                signed, self.member(name), run=self.run.body.run, manifest=self.run.body.digest, now=datetime.now(UTC)
+            )
         except PolicyError as error:
             raise VerificationFailed(error.what, where=f"decision of {name}") from error
         if decision.silo != name:

@@ -56,6 +56,7 @@ class Decision(SignedBody):
     label: ClassVar[str] = "silo/v1/decision"
 
     run: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]{1,64}$")]
+    manifest: Digest
     silo: Name
     decision: Literal["permit", "deny"]
     moment: Moment
@@ -80,11 +81,12 @@ class Decision(SignedBody):
         return self
 
     @classmethod
-    def of(cls, outcome: Outcome, *, run: str, silo: str) -> Self:
+    def of(cls, outcome: Outcome, *, run: str, manifest: str, silo: str) -> Self:
         """Make the record of an outcome."""
         deciding = outcome.denied or outcome.waived
         return cls(
             run=run,
+            manifest=manifest,
             silo=silo,
             decision=outcome.decision,
             moment=outcome.moment,
@@ -117,13 +119,17 @@ def _used(result: RuleResult) -> UsedWaiver:
     )
 
 
-def verify_decision(signed: Signed[Decision], verifier: Verifier, *, run: str, now: datetime) -> Decision:
+def verify_decision(
+    signed: Signed[Decision], verifier: Verifier, *, run: str, manifest: str, now: datetime
+) -> Decision:
     """Return the record if its silo, and only it, signed it for this run and not in the future."""
     decision = signed.body
     where = f"decision of {decision.silo}"
     signed.verify({decision.silo: verifier})
     if decision.run != run:
         raise DocumentError(f"it is for run {decision.run}, not {run}", where=where)
+    if decision.manifest != manifest:
+        raise DocumentError(f"it is for the manifest {decision.manifest} of run {run}, not {manifest}", where=where)
     if decision.time > now + CLOCK_SKEW:
         raise DocumentError("it is dated in the future", where=where, fix="compare the clocks")
     return decision

@@ -14,7 +14,7 @@ from silo_crypto.errors import CryptoError
 from silo_policies import PolicyError
 
 from silo.agent.run import Run
-from silo.errors import BudgetExceeded, SiloError, VerificationFailed
+from silo.errors import BudgetExceeded, PeerError, SiloError, VerificationFailed
 from silo.home import Home
 from silo.messages import (
     Abort,
@@ -25,6 +25,7 @@ from silo.messages import (
     Head,
     Invite,
     Packet,
+    Release,
     RoundRequest,
     Step,
     head_digest,
@@ -43,7 +44,7 @@ class SiloAgent:
         self._home = home
         self._identity = home.identity()
         self._runs: dict[str, Run] = {}
-        self._answered: dict[str, tuple[str, Packet]] = {}
+        self._answered: dict[str, dict[str, Packet | None]] = {}
         self._lock = threading.Lock()
 
     @classmethod
@@ -53,14 +54,16 @@ class SiloAgent:
 
     def handle(self, packet: Packet) -> Packet:
         """Answer one packet from the aggregator this silo's consortium names."""
-        head: Head | None = None
         try:
             aggregator = self._home.consortium().body.aggregator
             head = open_packet(packet, keyring(aggregator.name, aggregator.keys))
-            with self._lock:
-                return self._answer(head, packet)
         except Exception as error:  # every failure becomes a fault: the aggregator gets an answer, never a traceback
-            return self._fault(error, head, packet)
+            return self._fault(error, None, packet)
+        with self._lock:
+            try:
+                return self._answer(head, packet)
+            except Exception as error:
+                return self._fault(error, head, packet)
 
     def close(self) -> None:
         """Forget every run with its keys."""
@@ -71,13 +74,19 @@ class SiloAgent:
             self._answered.clear()
 
     def _answer(self, head: Head, packet: Packet) -> Packet:
-        """Answer a new request; a repeated one gets the identical bytes again, so nothing is encrypted twice."""
+        """Answer a new request. A repeated one changes nothing: the last gets its identical bytes again, an older one
+        is told so. Transports deliver twice, and whoever recorded a message can send it again."""
         asked = head_digest(packet)
-        before, answer = self._answered.get(head.run, ("", packet))
-        if asked != before:
-            reply, blobs = self._dispatch(head, packet)
-            answer = seal_packet(reply, self._identity, blobs)
-            self._answered[head.run] = (asked, answer)
+        answered = self._answered.setdefault(head.run, {})
+        if asked in answered:
+            again = answered[asked]
+            if again is None:
+                raise PeerError("this request was answered before", where=f"run {head.run}")
+            return again
+        reply, blobs = self._dispatch(head, packet)
+        answer = seal_packet(reply, self._identity, blobs)
+        # Only the last answer is kept whole; of the others, that they were given.
+        self._answered[head.run] = {**dict.fromkeys(answered), asked: answer}
         return answer
 
     def _dispatch(self, head: Head, packet: Packet) -> tuple[Head, dict[str, bytes]]:
@@ -86,24 +95,32 @@ class SiloAgent:
             case Invite():
                 if head.run in self._runs:
                     raise VerificationFailed("this silo was invited to the run before", where=f"run {head.run}")
-                run = Run(self._home, self._identity, common)
-                answer = run.consider(head, packet.blobs)
-                if run.permitted:
-                    self._runs[head.run] = run
-                return answer, {}
+                return self._consider(Run(self._home, self._identity, common), head, packet), {}
             case Step():
                 return self._run(head).step(head, packet.blobs, common)
             case RoundRequest():
                 return self._run(head).round(head, packet.blobs, common)
             case Finish():
-                answered = self._run(head).finish(head, packet.blobs, common)
+                return self._run(head).finish(head, packet.blobs, common)
+            case Release():
+                released = self._run(head).release(head, common)
                 self._runs.pop(head.run).close()
-                return answered
+                return released
             case Abort():
                 if head.run in self._runs:
                     self._runs.pop(head.run).abort(head.reason)
                 return Done(**common), {}
         raise VerificationFailed(f"a silo does not answer {head.kind!r}")
+
+    def _consider(self, run: Run, head: Invite, packet: Packet) -> Head:
+        try:
+            answer = run.consider(head, packet.blobs)
+        except BaseException:
+            run.close()
+            raise
+        if run.permitted:
+            self._runs[head.run] = run
+        return answer
 
     def _run(self, head: Head) -> Run:
         run = self._runs.get(head.run)

@@ -1,6 +1,7 @@
-"""An approved experiment and this silo's records, made ready: the first moment at which foreign code runs.
+"""An approved experiment and this silo's records, made ready in two steps, with the policy's decision between them.
 
-Invariant: the caller has checked the submission and found the code approved. What this returns was measured here.
+Invariant: the caller has checked the submission and found the code approved. :func:`examine` runs the experiment on
+made-up records only; no code of an experiment sees a record before :func:`prepare`, which only a permit allows.
 """
 
 from __future__ import annotations
@@ -11,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
+from silo_policies import RunManifest
 
 from silo.agent.facts import Measured
-from silo.api import Experiment, load_experiment_bytes
-from silo.errors import SiloError
+from silo.api import Experiment, Records, load_experiment_bytes
+from silo.errors import SiloError, VerificationFailed
 from silo.home import DataSet
 from silo.submission import Submission
 
@@ -33,51 +35,98 @@ class DataError(SiloError):
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """Everything a run needs from this silo. ``test`` is (features, targets) of the test part; ``initial`` the public
-    initial weights, float32 (d,); ``data_digest`` that of the bytes the records were read from."""
+class Examined:
+    """What can be known before the policy decides: no code of the experiment has seen a record.
+
+    ``initial`` is the public initial weights, float32 (d,); ``records`` were read by the silo's own code.
+    """
 
     experiment: Experiment
     plan: AnyPlan
+    initial: NDArray[np.float32]
+    records: Records
+    measured: Measured
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """What a permitted run trains with. ``test`` is (features, targets) of the test part, ``trained_on`` the number of
+    records in the training part."""
+
     mechanism: Mechanism
     test: tuple[Tensor, Tensor]
-    initial: NDArray[np.float32]
-    measured: Measured
-    data_digest: str
+    trained_on: int
 
 
-def prepare(submission: Submission, dataset: DataSet, home: Path) -> Prepared:
-    """Load the experiment, verify that its noise keeps the promise, read and split the records.
+def examine(submission: Submission, dataset: DataSet, home: Path) -> Examined:
+    """Load an approved experiment, try it on made-up records, check every claim of the manifest, and count records.
 
     Raises :class:`DataError` for what depends on the records, :class:`~silo.errors.ConfigError` for the rest.
     """
-    from silo.data import load, split_rows
-    from silo.training.check import check_model
-    from silo.training.mechanism import mechanism_for, plan_of
+    from silo.data import load
+    from silo.training.check import check_experiment
+    from silo.training.mechanism import plan_of
     from silo.training.model import build_model, flatten
+
+    run = submission.run.body
+    check_claims(run)
+    experiment = load_experiment_bytes(submission.bundle, run.code_digest)
+    plan = plan_of(run)
+    try:
+        records = load(source_of(dataset, home))
+    except SiloError as error:
+        raise DataError(error.what, where=error.where, fix=error.fix) from error
+    check_experiment(experiment, records.schema)
+    initial = flatten(build_model(experiment, run.model.seed))
+    measured = Measured(epsilon=plan.epsilon_after(plan.steps), model_size=len(initial), records=len(records))
+    return Examined(experiment, plan, initial, records, measured)
+
+
+def prepare(submission: Submission, dataset: DataSet, examined: Examined) -> Prepared:
+    """Hand the records to the experiment's ``tensors``, split them, and make the mechanism. Only after a permit.
+
+    Raises :class:`DataError`, whatever fails: the experiment has seen records, so its words stay in the silo.
+    """
+    from silo.data import split_each, split_rows
+    from silo.training.mechanism import mechanism_for
     from silo.training.trainer import to_tensors
 
     run = submission.run.body
-    experiment = load_experiment_bytes(submission.bundle, run.code_digest)
-    plan = plan_of(run)
-    check_model(experiment)
     try:
-        records = load(source_of(dataset, home))
-        features, targets = to_tensors(experiment, records)
+        features, targets = to_tensors(examined.experiment, examined.records)
+        if dataset.public:
+            train, test = split_rows(targets.numpy(), dataset.split_seed)
+        else:
+            train, test = split_each(examined.records, dataset.split_seed)
+        mechanism = mechanism_for(run, examined.plan, examined.experiment, features[train], targets[train])
     except SiloError as error:
         raise DataError(error.what, where=error.where, fix=error.fix) from error
-    train, test = split_rows(targets.numpy(), dataset.split_seed)
-    mechanism = mechanism_for(run, plan, experiment, features[train], targets[train])
-    initial = flatten(build_model(experiment, run.model.seed))
-    return Prepared(
-        experiment=experiment,
-        plan=plan,
-        mechanism=mechanism,
-        test=(features[test], targets[test]),
-        initial=initial,
-        measured=Measured(epsilon=plan.epsilon_after(plan.steps), model_size=len(initial), records=len(train)),
-        data_digest=records.source,
-    )
+    return Prepared(mechanism, (features[test], targets[test]), len(train))
+
+
+def check_claims(run: RunManifest) -> None:
+    """Return if the manifest says of this mechanism what this code does; a claim that is not checked is not made.
+
+    Raises :class:`~silo.errors.VerificationFailed` naming the first claim that is not so.
+    """
+    from silo.training.accounting import ACCOUNTANT
+
+    privacy = run.privacy
+    claims = {
+        "privacy.unit": (privacy.unit, "record"),
+        "privacy.adjacency": (privacy.adjacency, "add-remove"),
+        "privacy.accountant": (privacy.accountant, ACCOUNTANT),
+        "aggregation.weighting": (run.aggregation.weighting, "uniform"),
+    }
+    if privacy.mechanism == "distributed-dp":
+        claims["encryption.custody"] = (run.encryption.custody, "threshold")
+    for name, (claimed, done) in claims.items():
+        if claimed != done:
+            raise VerificationFailed(
+                f"the run claims {name} {claimed!r}; this silo does {done!r}",
+                where=f"run {run.run}",
+                fix="propose it anew",
+            )
 
 
 def source_of(dataset: DataSet, home: Path) -> str:

@@ -1,19 +1,22 @@
 """One run at one silo, from the invitation to the sealed model.
 
-The order is the protection: decide before any code of the experiment is executed; reserve budget before training;
-charge it before the upload leaves; verify an opened sum before anything is computed from it. Every step is recorded in
-the silo's log before its answer is given.
+The order is the protection: decide before any code of the experiment sees a record; reserve budget before training;
+charge it before anything that depends on a record leaves, an error included; verify an opened sum before anything is
+computed from it; release a model only when every silo in its sum has signed for the same one. Every step is recorded
+in the silo's log before its answer is given.
 
 Source: PROTOCOL section 4.
 """
 
 from __future__ import annotations
 
+import base64
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +28,15 @@ from silo_policies import Decision, Moment, Outcome, ReleaseFacts, sign
 
 from silo.agent.custody import Session, model_tag, session_for
 from silo.agent.facts import choose_dataset, gate_of, gather, reserve
-from silo.agent.prepare import DataError, Prepared, prepare
+from silo.agent.prepare import DataError, Examined, Prepared, examine, prepare
 from silo.canonical import canonical_bytes, digest_of
 from silo.custody import EPOCH, upload_digest
-from silo.errors import ConfigError, PolicyDenied, VerificationFailed
+from silo.errors import BudgetExceeded, ConfigError, PolicyDenied, VerificationFailed
 from silo.home import Home
+from silo.ledger import Head as LedgerHead
 from silo.ledger import Reservation
 from silo.messages import (
+    Acknowledged,
     Common,
     Finish,
     FinishReply,
@@ -39,16 +44,21 @@ from silo.messages import (
     Invite,
     InviteReply,
     Metrics,
+    Packet,
     Previous,
+    Release,
     RoundReply,
     RoundRequest,
     Step,
     StepReply,
+    open_packet,
+    sender_of,
 )
 from silo.storage import write_atomically
-from silo.submission import Submission
+from silo.submission import RUN, Submission
 
 Vector = NDArray[np.float32]
+T = TypeVar("T")
 MODEL_INFO, DIGEST_INFO = b"silo/v1/release-model", b"silo/v1/release-digest"
 
 
@@ -74,16 +84,18 @@ class Run:
         self._common = common
         self.id = common["run"]
         self._manifest = common["manifest"]
-        self._log = home.log()
         self.permitted = False
+        self._examined: Examined | None = None
         self._prepared: Prepared | None = None
-        self._folder = home.run_directory(self.id)
         self._chain = bytes(32)
         self._sent: _Sent | None = None
         self._rounds = 0
+        self._finished = False
         self._session: Session | None = None
         self._members: tuple[str, ...] = ()
+        self._uploaders: tuple[str, ...] = ()
         self._reservation: Reservation | None = None
+        self._opened = ExitStack()  # what is open, in the order of opening; close() undoes it in reverse
 
     # 1. Decide -------------------------------------------------------------------------------------------------------
 
@@ -97,48 +109,65 @@ class Run:
         if self._identity.name not in run.members:
             raise VerificationFailed("this silo is not invited", where=f"run {head.run}")
         self._submission = submission
-        for file, content in submission.parts().items():
-            write_atomically(self._folder / file, content)
+        self._folder = self._home.run_directory(self.id)
+        self._keep(submission)
+        self._log = self._opened.enter_context(self._home.log())
         self._dataset = choose_dataset(self._home, run.purpose)
         self._log.append(
             "manifest", {"digest": run.digest, "run": run.run, "consortium": run.consortium, "code": run.code_digest}
         )
-        # Experiment code runs only when a steward approved these bytes, and even then only after the signatures held.
+        # Experiment code runs only when a steward approved these bytes, and sees records only after a permit.
         if self._home.approved(run.code_digest):
-            self._prepared = self._prepare()
+            self._examined = self._guarded(lambda: examine(submission, self._dataset, self._home.path))
         outcome, decision = self._decide("accept", round_number=0)
-        self.permitted = outcome.permitted
-        if self.permitted:
+        if outcome.permitted and self._examined is not None:
+            examined = self._examined
+            self._prepared = self._guarded(lambda: prepare(submission, self._dataset, examined))
+            self._model: Vector = examined.initial
+            self.permitted = True
             self._log.append("run-started", {"run": run.run, "digest": run.digest})
         else:
             self._log.append("refusal", {"run": run.run, "digest": decision.body.digest, "what": "denied by policy"})
             self.close()
         return InviteReply(**self._common, decision=decision.to_dict())
 
-    def _prepare(self) -> Prepared:
+    def _keep(self, submission: Submission) -> None:
+        """Keep the submission; an id stands for one manifest, whose evidence no later one may overwrite."""
+        kept = self._folder / RUN
+        if kept.exists() and kept.read_bytes() != submission.parts()[RUN]:
+            raise VerificationFailed(
+                "another run was proposed under this id", where=f"run {self.id}", fix="propose it under a new id"
+            )
+        for file, content in submission.parts().items():
+            write_atomically(self._folder / file, content)
+
+    def _guarded(self, act: Callable[[], T]) -> T:
+        """Do what touches records; an error of it is told to this silo's own people and to nobody else.
+
+        Even "row 17", or the name of an exception that foreign code chose, would tell others something about records.
+        """
         try:
-            prepared = prepare(self._submission, self._dataset, self._home.path)
-        except DataError as error:
-            # Why is the silo's business: even "row 17" would tell the others something about its records.
+            return act()
+        except (DataError, BudgetExceeded) as error:
             self.record_fault(str(error))
             raise ConfigError(
                 "this silo's records cannot be used for the run", fix="its own log says why, to its own people"
             ) from error
-        self._model: Vector = prepared.initial
-        return prepared
 
     def _decide(self, moment: Moment, round_number: int, release: ReleaseFacts | None = None) -> tuple[Outcome, Any]:
         facts = gather(
             self._home,
             self._submission,
             self._dataset,
-            self._prepared.measured if self._prepared else None,
+            self._examined.measured if self._examined else None,
             round_number=round_number,
             release=release,
         )
         gate, waivers = gate_of(self._home)
         outcome = gate.evaluate(moment, facts, now=datetime.now(UTC), waivers=waivers)
-        decision = sign(Decision.of(outcome, run=self.id, silo=self._identity.name), self._identity)
+        decision = sign(
+            Decision.of(outcome, run=self.id, manifest=self._manifest, silo=self._identity.name), self._identity
+        )
         entry = self._log.append(
             "decision",
             {
@@ -188,25 +217,20 @@ class Run:
             if decision.decision != "permit" or decision.moment != "accept":
                 raise VerificationFailed(f"{name} did not permit the run", where=f"run {self.id}")
         self._members = tuple(members)
-        self._ledger = self._home.ledger()
+        self._ledger = self._opened.enter_context(self._home.ledger())
+        self._refuse_a_rolled_back_ledger()
         self._reservation = reserve(
             self._ledger,
             self._dataset,
-            self._ready.plan,
+            self._seen.plan,
             run=self.id,
             code=run.code_digest,
-            data=self._ready.data_digest,
+            data=self._seen.records.source,
         )
-        self._log.append(
-            "budget-reserved",
-            {
-                "run": self.id,
-                "population": self._dataset.population,
-                "epsilon": self._ready.plan.epsilon_after(self._ready.plan.steps),
-                "delta": self._ready.plan.delta,
-            },
-        )
+        self._opened.callback(self._give_back)
+        self._log_budget("budget-reserved", self._seen.plan.epsilon_after(self._seen.plan.steps))
         self._session = session_for(self._submission, members, self._identity, self._home.shares_path)
+        self._opened.callback(self._session.close)
         self._log.append("key-epoch", {"run": self.id, "epoch": EPOCH, "members": list(members)})
 
     # 3. Rounds -------------------------------------------------------------------------------------------------------
@@ -241,11 +265,10 @@ class Run:
         following = dict(session.next_blobs(head.round + 1))
         if self._identity.name not in header.members:
             return reply, following
-        contribution = self._ready.mechanism.contribute(self._model)
-        upload = session.upload(header, contribution.values)
+        upload, steps = self._contribute(session, header)
         # Charged durably before a byte can leave: a crash from here on over-charges, never under-charges.
         digest = upload_digest(upload)
-        self._ledger.charge(self._held(), head.round, head.attempt, contribution.steps, upload_digest=digest)
+        self._ledger.charge(self._held(), head.round, head.attempt, steps, upload_digest=digest)
         self._log.append(
             "upload",
             {
@@ -258,6 +281,20 @@ class Run:
         )
         self._sent.uploaded = True
         return reply, {**following, "upload": upload}
+
+    def _contribute(self, session: Session, header: Header) -> tuple[bytes, int]:
+        """Train and encrypt. What fails here may have failed because of a record: that is a release, and charged."""
+        try:
+            contribution = self._ready.mechanism.contribute(self._model)
+            return session.upload(header, contribution.values), contribution.steps
+        except Exception as error:
+            steps = self._seen.plan.steps_per_round
+            failed = digest_of(b"failed\0" + header.digest())
+            self._ledger.charge(self._held(), header.round, header.attempt, steps, upload_digest=failed)
+            self.record_fault(f"training failed: {error}")
+            raise ConfigError(
+                "training failed on this silo's records", fix="its own log says why, to its own people"
+            ) from error
 
     def _apply(self, previous: Previous | None, blobs: Mapping[str, bytes]) -> None:
         """Open the aggregate that is due, verify it, and take the step that it makes to the next model."""
@@ -279,6 +316,7 @@ class Run:
             ) from error
         self._model = self._ready.mechanism.apply(self._model, sums, len(previous.uploaders))
         self._chain = chain(session.group, header, sums)
+        self._uploaders = tuple(previous.uploaders)
         self._sent = None
         self._log.append(
             "aggregate",
@@ -295,20 +333,29 @@ class Run:
     # 4. Finish -------------------------------------------------------------------------------------------------------
 
     def finish(self, head: Finish, blobs: Mapping[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
-        """Apply the last aggregate, settle the budget, and release what the policy permits to whom it permits."""
+        """Apply the last aggregate and sign for the model it makes."""
         session = self._require_session(self._members)
         self._apply(head.previous, blobs)
-        run = self._submission.run.body
-        if head.previous.round != run.rounds:
+        if head.previous.round != self._submission.run.body.rounds:
             raise VerificationFailed("the run ended before its last round", where=f"run {self.id}")
-        self._reservation = self._ledger.settle(self._held())
-        spent = self._ready.plan.epsilon_after(self._ready.mechanism.steps)
-        self._log.append(
-            "budget-settled",
-            {"run": self.id, "population": self._dataset.population, "epsilon": spent, "delta": self._ready.plan.delta},
+        self._finished = True
+        reply = Acknowledged(
+            **common,
+            uploaders=list(self._uploaders),
+            chain=self._chain.hex(),
+            model=model_tag(session.group, self._model).hex(),
         )
+        return reply, {}
+
+    def release(self, head: Release, common: Common) -> tuple[Head, dict[str, bytes]]:
+        """Settle the budget, and release what the policy permits, once enough silos signed for this same model."""
+        session = self._require_session(self._members)
+        self._require_agreement(head)
+        self._give_back()
+        spent = self._seen.plan.epsilon_after(self._ready.mechanism.steps)
+        self._log_budget("budget-settled", spent)
         metrics = self._metrics()
-        records = self._ready.measured.records if self._may_release("records") else None
+        records = self._ready.trained_on if self._may_release("records") else None
         sealed: dict[str, bytes] = {}
         if self._may_release("model"):
             researcher = self._submission.researcher()
@@ -323,12 +370,43 @@ class Run:
             chain=self._chain.hex(),
             model=tag,
             epsilon=spent,
-            delta=self._ready.plan.delta,
+            delta=self._seen.plan.delta,
             records=records,
             metrics=metrics,
             checkpoint=self._log.checkpoint(self._identity),
         )
         return reply, sealed
+
+    def _require_agreement(self, head: Release) -> None:
+        """Raise unless more than half of the members (and the minimum) signed for this silo's own last aggregate.
+
+        Only one aggregate can have that many signatures, so an aggregator that gave different sums to different silos
+        gets at most one model, and cannot subtract one from another.
+        """
+        if not self._finished:
+            raise VerificationFailed("the last aggregate is still missing", where=f"run {self.id}")
+        signed: set[str] = set()
+        for document in head.acknowledgements:
+            packet = Packet(document.head.encode(), base64.b64decode(document.signature), {})
+            name = sender_of(packet)
+            if name not in self._members:
+                raise VerificationFailed(f"{name} is no member", where="acknowledgement")
+            ack = open_packet(packet, self._submission.member(name), run=self.id, manifest=self._manifest)
+            tag = model_tag(self._require_session(self._members).group, self._model).hex()
+            if (
+                not isinstance(ack, Acknowledged)
+                or tuple(ack.uploaders) != self._uploaders
+                or (ack.chain, ack.model) != (self._chain.hex(), tag)
+            ):
+                raise VerificationFailed(
+                    f"{name} signed for another model than this silo holds", where=f"run {self.id}"
+                )
+            signed.add(name)
+        needed = max(self._submission.run.body.minimum_silos, len(self._members) // 2 + 1)
+        if len(signed) < needed:
+            raise VerificationFailed(
+                f"{len(signed)} silos signed for the model, {needed} are needed", where=f"run {self.id}"
+            )
 
     def _sealed(self, researcher: PublicIdentity, label: bytes, content: bytes) -> bytes:
         info = release_info(label, self._submission.digest, self._identity.name, researcher.name)
@@ -342,7 +420,7 @@ class Run:
 
         ready, seed = self._ready, self._submission.run.body.model.seed
         features, targets = ready.test
-        values = evaluate(ready.experiment, self._model, features, targets, seed=seed)
+        values = evaluate(self._seen.experiment, self._model, features, targets, seed=seed)
         positives = int((targets > 0).sum())
         return Metrics(values=values, positives=positives, negatives=len(targets) - positives)
 
@@ -373,15 +451,42 @@ class Run:
         self.close()
 
     def close(self) -> None:
-        """Forget keys and close files."""
-        if self._session is not None:
-            self._session.close()
-        if self._reservation is not None:
-            # Nothing more can be charged to it; what an open reservation holds but never used is given back.
-            self._ledger.settle(self._reservation)
-            self._ledger.close()
-            self._reservation = None
-        self._log.close()
+        """Forget keys, settle the budget and close files, each whether or not the one before succeeded."""
+        self.permitted = False
+        self._opened.close()
+        self._session = self._reservation = None
+
+    def _give_back(self) -> None:
+        """Settle: nothing more can be charged, and what was held and never used is free again."""
+        self._reservation = self._ledger.settle(self._held())
+
+    def _log_budget(self, kind: str, epsilon: float) -> None:
+        """Record a change of the budget with where the ledger stands after it."""
+        head = self._ledger.head()
+        self._log.append(
+            kind,
+            {
+                "run": self.id,
+                "population": self._dataset.population,
+                "epsilon": epsilon,
+                "delta": self._seen.plan.delta,
+                "ledger": {"ledger": head.ledger, "size": head.size, "digest": head.digest},
+            },
+        )
+
+    def _refuse_a_rolled_back_ledger(self) -> None:
+        """Raise unless the ledger continues the one that this silo's log saw last (a restored backup does not)."""
+        last = None
+        for entry in self._log.entries("budget-reserved", "budget-settled"):
+            last = entry.body.get("ledger", last)
+        if last is not None:
+            self._ledger.require_head(LedgerHead(**last))
+
+    @property
+    def _seen(self) -> Examined:
+        if self._examined is None:
+            raise VerificationFailed("the run was not examined here", where=f"run {self.id}")
+        return self._examined
 
     @property
     def _ready(self) -> Prepared:

@@ -10,14 +10,18 @@ travels with the request for round r + 1, so under shared custody a round is one
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from silo_crypto.errors import CryptoError
 from silo_crypto.protocol import Header
+from silo_policies import PolicyError
 
 from silo.aggregator.blind import secrets_held
 from silo.aggregator.custody import Collector, collector_for
@@ -27,6 +31,7 @@ from silo.errors import BudgetExceeded, ConfigError, PeerError, PolicyDenied, Si
 from silo.home import Home
 from silo.messages import (
     Abort,
+    Acknowledged,
     Common,
     Fault,
     Finish,
@@ -36,8 +41,10 @@ from silo.messages import (
     InviteReply,
     Packet,
     Previous,
+    Release,
     RoundReply,
     RoundRequest,
+    Signature,
     Step,
     StepReply,
     head_digest,
@@ -115,6 +122,7 @@ class Aggregator:
         """Run to the end. Raises the error that ended it, after telling every silo and writing it down."""
         self._log.append("manifest", {"digest": self._digest, "run": self._run.run, "consortium": self._run.consortium})
         try:
+            self._submission.check(now=datetime.now(UTC), pinned=self._home.consortium().body.digest)
             self._invite(exchange)
             collector = collector_for(self._submission, self._state.members)
             self._set_up(exchange, collector)
@@ -144,34 +152,22 @@ class Aggregator:
         nodes = exchange.nodes()
         self._events.emit("inviting", nodes=len(nodes), rounds=self._run.rounds)
         answers = exchange.exchange(dict.fromkeys(nodes, packet), training=False, seconds=INVITE_SECONDS)
+        failed: SiloError | None = None
         for node, answer in answers.items():
-            if answer is None:
-                continue
-            name = sender_of(answer)
-            if name not in self._run.members or name in self._nodes:
-                raise VerificationFailed(f"a node answered as {name}, which was not invited or answered before")
-            reply = self._read(answer, name, InviteReply, packet)
-            decision = submission.decision(reply.decision, name)
-            self._nodes[name] = node
-            self._decisions[name] = reply.decision
-            self._log.append(
-                "decision",
-                {"run": self._run.run, "silo": name, "decision": decision.decision, "digest": decision.digest},
-            )
-            self._events.emit(
-                "decision",
-                silo=name,
-                decision=decision.decision,
-                reasons=[reason.model_dump(mode="json") for reason in decision.reasons],
-            )
-            if decision.decision == "permit":
-                self._state.members.append(name)
+            if answer is not None:
+                try:
+                    self._hear(node, answer, packet)
+                except (SiloError, CryptoError, PolicyError) as error:
+                    # One silo that cannot, or a stranger's node, is no reason for the others not to train.
+                    failed = failed or (error if isinstance(error, SiloError) else VerificationFailed(str(error)))
+                    self._log.append("fault", {"run": self._run.run, "what": str(error)[:500]})
+                    self._events.emit("fault", silo=f"node {node}", what=str(error))
         self._state.members.sort()
         self._state.following = list(self._state.members)
         permitted = len(self._state.members)
         silent = [name for name in self._run.members if name not in self._decisions]
         if permitted < self._run.minimum_silos <= permitted + len(silent):
-            raise PeerError(
+            raise failed or PeerError(
                 f"{', '.join(silent)} did not answer; {permitted} silos permit the run, {self._run.minimum_silos} are "
                 "needed",
                 where=f"run {self._run.run}",
@@ -184,6 +180,28 @@ class Aggregator:
                 where=f"run {self._run.run}",
                 fix="`silo policy explain` shows each silo's rules; change the experiment, not the policy",
             )
+
+    def _hear(self, node: str, answer: Packet, request: Packet) -> None:
+        """Take one node's decision on record, or raise what is wrong with it."""
+        name = sender_of(answer)
+        if name not in self._run.members or name in self._nodes:
+            raise VerificationFailed(f"a node answered as {name}, which was not invited or answered before")
+        reply = self._read(answer, name, InviteReply, request)
+        decision = self._submission.decision(reply.decision, name)
+        self._nodes[name] = node
+        self._decisions[name] = reply.decision
+        self._log.append(
+            "decision",
+            {"run": self._run.run, "silo": name, "decision": decision.decision, "digest": decision.digest},
+        )
+        self._events.emit(
+            "decision",
+            silo=name,
+            decision=decision.decision,
+            reasons=[reason.model_dump(mode="json") for reason in decision.reasons],
+        )
+        if decision.decision == "permit":
+            self._state.members.append(name)
 
     # 2. Key set-up ---------------------------------------------------------------------------------------------------
 
@@ -306,9 +324,17 @@ class Aggregator:
         if previous is None:
             raise PeerError("the run had no round", where=f"run {self._run.run}")
         releaser = previous.uploaders[0]
-        head = Finish(**self._common(), previous=previous, releaser=releaser)
+        head = Finish(**self._common(), previous=previous)
         packet = seal_packet(head, self._identity, self._aggregate_blob())
-        answers = self._ask(exchange, dict.fromkeys(state.following, packet), FinishReply, FINISH_SECONDS)
+        signed = self._ask(exchange, dict.fromkeys(state.following, packet), Acknowledged, FINISH_SECONDS)
+        self._agree({name: (reply.chain, reply.model) for name, (reply, _) in signed.items()}, self._run.rounds)
+        acknowledgements = [
+            Signature(head=answer.head.decode(), signature=base64.b64encode(answer.signature).decode())
+            for _, answer in signed.values()
+        ]
+        release = Release(**self._common(), releaser=releaser, acknowledgements=acknowledgements)
+        packet = seal_packet(release, self._identity)
+        answers = self._ask(exchange, dict.fromkeys(signed, packet), FinishReply, FINISH_SECONDS)
         self._agree({name: (reply.chain, reply.model) for name, (reply, _) in answers.items()}, self._run.rounds)
         if releaser not in answers:
             raise PeerError("the silo that was to release the model did not answer", where=releaser)

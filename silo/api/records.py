@@ -8,7 +8,7 @@ a maximum taken from the data would let one record move the features of all othe
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -113,6 +113,12 @@ class Records:
 
     def __repr__(self) -> str:
         return f"Records({self.schema.name!r}, <hidden>)"
+
+    def row_bytes(self) -> Iterator[bytes]:
+        """Yield each row as bytes that depend on its values alone."""
+        columns = [self._columns[name] for name in self.schema.names]
+        for row in range(len(self)):
+            yield repr([column[row].item() for column in columns]).encode()
 
     def take(self, rows: NDArray[np.integer]) -> Records:
         """Return the given rows (indices, shape (k,)) as new records under the same schema and source."""

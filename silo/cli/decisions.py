@@ -136,7 +136,7 @@ def ask(home: Home, asked: Asked) -> tuple[Facts, Outcome]:
     a signature, a digest or a date that does not hold, or a run that does not invite this silo.
     """
     from silo.agent.facts import choose_dataset, gate_of, gather
-    from silo.agent.prepare import prepare
+    from silo.agent.prepare import examine
 
     submission, moment, pinned = asked.submission, now(), home.consortium().body.digest
     if asked.has_code:
@@ -148,7 +148,7 @@ def ask(home: Home, asked: Asked) -> tuple[Facts, Outcome]:
         raise ConfigError(f"{home.name} is not invited", where=f"run {asked.run.run}", fix="there is nothing to decide")
     dataset = choose_dataset(home, asked.run.purpose)
     ready = asked.has_code and home.approved(asked.run.code_digest)
-    measured = prepare(submission, dataset, home.path).measured if ready else None
+    measured = examine(submission, dataset, home.path).measured if ready else None
     facts = gather(home, submission, dataset, measured, round_number=0, release=None)
     gate, waivers = gate_of(home)
     outcome = gate.evaluate("accept", facts, now=moment, waivers=waivers)
@@ -177,7 +177,7 @@ def read_record(home: Home, path: Path) -> Record:
     signed = parse_signed(Decision, read_file(path), where=str(path))
     silo = signed.body.silo
     verifier = home.public() if silo == home.name else keyring(silo, home.consortium().body.member(silo).keys)
-    decision = verify_decision(signed, verifier, run=signed.body.run, now=now())
+    decision = verify_decision(signed, verifier, run=signed.body.run, manifest=signed.body.manifest, now=now())
     beside = path.with_name("facts-" + path.name.removeprefix("decision-"))
     if not path.name.startswith("decision-") or not beside.is_file():
         return Record(decision, None, path)

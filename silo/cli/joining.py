@@ -83,7 +83,8 @@ def ask(home: Home, manifest: ConsortiumManifest, packs: Sequence[Pack]) -> tupl
     officers = manifest.people_of(home.name, keyring, "officer")
     gate = Gate(Layer(tuple(packs), manifest.packs), Layer(home.packs(), home.pins()), approvers=officers)
     outcome = gate.evaluate("join", facts, now=now(), waivers=home.waivers())
-    return facts, sign(Decision.of(outcome, run=_run_of(manifest), silo=home.name), home.identity())
+    decision = Decision.of(outcome, run=_run_of(manifest), manifest=manifest.digest, silo=home.name)
+    return facts, sign(decision, home.identity())
 
 
 def _run_of(manifest: ConsortiumManifest) -> str:

@@ -2,6 +2,6 @@
 
 from silo.data.load import HOSPITALS, load
 from silo.data.schema import HEART, SCHEMAS
-from silo.data.split import split_rows
+from silo.data.split import split_each, split_rows
 
-__all__ = ["HEART", "HOSPITALS", "SCHEMAS", "load", "split_rows"]
+__all__ = ["HEART", "HOSPITALS", "SCHEMAS", "load", "split_each", "split_rows"]

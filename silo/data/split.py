@@ -1,15 +1,32 @@
-"""The split of one hospital's rows into a training and a test part.
+"""The split of one silo's rows into a training and a test part. The seed is public; it fixes nothing secret.
 
-The seed is public and fixes this split (and model initialisation), nothing secret. Each label keeps its share, so
-that a hospital with 8 negatives has some on both sides.
+Two ways, because of what a split may look at. The privacy unit is one record, so for private data whether a record
+trains must depend on that record alone: one more record must not move others (:func:`split_each`). A split that keeps
+each label's share looks at all labels; it is for data that are public anyway, where the training part is what the
+privacy promise is about (:func:`split_rows`).
 """
 
 from __future__ import annotations
 
+import hashlib
+
 import numpy as np
 from numpy.typing import NDArray
 
+from silo.api.records import Records
+
 TEST_FRACTION = 0.25
+
+
+def split_each(records: Records, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return (train, test): ascending row indices; each row is a test row if SHA-256 of (seed, row) says so, one in 4.
+
+    Nothing but the row and the public seed decides, so neighbouring tables differ in one row of one part.
+    """
+    marks = [hashlib.sha256(b"%d\0" % seed + row).digest() for row in records.row_bytes()]
+    drawn = np.array([int.from_bytes(mark[:8], "big") for mark in marks], dtype=np.uint64)
+    is_test = drawn < np.uint64(int(TEST_FRACTION * 2**64))
+    return np.flatnonzero(~is_test), np.flatnonzero(is_test)
 
 
 def split_rows(labels: NDArray[np.generic], seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import dp_accounting
 
 from silo.api import LocalDP
+from silo.api.experiment import MAX_ROUNDS, MAX_STEPS
 from silo.errors import ConfigError
 from silo.training.noise import DISTANCE, UNITS
 
@@ -190,7 +191,14 @@ class Plan:
             expected_batch=self.expected_batch,
             learning_rate=self.learning_rate,
         )
-        if self.rounds < 1 or self.parameters < 1 or not MIN_NOISE <= self.noise_multiplier <= MAX_NOISE:
+        if not (1 <= self.rounds <= MAX_ROUNDS and self.steps <= MAX_STEPS):
+            # Composing more than this takes the accountant minutes: a manifest could stop a silo's agent with it.
+            raise ConfigError(
+                f"{self.rounds} rounds of {self.steps_per_round} steps are out of range",
+                where="privacy plan",
+                fix=f"at most {MAX_ROUNDS} rounds and {MAX_STEPS} steps in all",
+            )
+        if self.parameters < 1 or not MIN_NOISE <= self.noise_multiplier <= MAX_NOISE:
             raise ConfigError("rounds, parameters or noise_multiplier is out of range", where="privacy plan")
         reached = self.epsilon_after(self.steps)
         if reached > self.epsilon:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from silo.api import Experiment
 from silo.errors import ConfigError, SiloError
-from silo.training.model import build_model, count, flatten, torch_generator, trainable, unflatten
+from silo.training.model import build_model, count, torch_generator, trainable, unflatten
 from silo.training.sampling import poisson_sample
 
 
@@ -54,16 +54,20 @@ class RecordGradients:
         return trainable(self._module)
 
     @property
-    def weights(self) -> NDArray[np.float32]:
-        """A copy of the weights, float32 (d,)."""
-        return flatten(self._module)
+    def noised(self) -> NDArray[np.float32]:
+        """A copy of ``p.grad``, float32 (d,), as the optimiser left it after its step."""
+        return np.concatenate([p.grad.numpy().ravel() for p in self.parameters if p.grad is not None])
+
+    def place(self, weights: NDArray[np.float32]) -> None:
+        """Write the weights, float32 (d,), into the model."""
+        unflatten(self._module, weights)
 
     @contextmanager
     def at(self, start: NDArray[np.float32]) -> Iterator[None]:
         """Set the weights, float32 (d,), and hold torch's generator while gradients are taken."""
         # Dropout may draw from torch's generator: its seed is of no run and no researcher.
         with torch_generator(int.from_bytes(os.urandom(7), "little")):
-            unflatten(self._module, start)
+            self.place(start)
             self._model.train()
             yield
 

@@ -77,14 +77,19 @@ class LocalTrainer:
                 fix="start a new run: its budget is its own",
             )
         before = self.steps
-        with self._gradients.at(start):
+        # Our own copy of the weights: what leaves is made from noised gradients only, whatever the experiment's
+        # forward pass wrote into its module's parameters meanwhile.
+        weights, rate = start.copy(), np.float32(self._plan.learning_rate)
+        with self._gradients.at(start), np.errstate(all="ignore"):
             for _ in range(self._plan.steps_per_round):
+                self._gradients.place(weights)
                 self._gradients.sample(self._plan.sample_rate, self._rng)
                 self._optimizer.step()
+                weights -= rate * self._gradients.noised
                 self._gradients.clear()
-            end = self._gradients.weights
-        with np.errstate(all="ignore"):
-            vector = end - start
+                if not np.isfinite(weights).all():
+                    break
+            vector = weights - start
         if not np.isfinite(vector).all():
             raise ConfigError(
                 "training left the range of float32",

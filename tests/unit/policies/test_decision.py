@@ -28,6 +28,8 @@ from silo_policies import (
     verify_decision,
 )
 
+MANIFEST = "sha256:" + "7" * 64
+
 OWN = """\
 id: own
 title: Our rules
@@ -77,16 +79,18 @@ def decide(facts: Facts, now: datetime, identities: dict[str, Identity]) -> Deci
 
 
 def test_a_permission(decide: Decide, identities: dict[str, Identity], now: datetime) -> None:
-    decision = Decision.of(decide(own=False), run="run-1", silo="hospital-a")
+    decision = Decision.of(decide(own=False), run="run-1", manifest=MANIFEST, silo="hospital-a")
     assert (decision.decision, decision.deciding, decision.reasons, decision.waivers) == ("permit", (), (), ())
     signed = sign(decision, identities["hospital-a"])
     again = parse_signed(Decision, signed.to_json())
-    assert verify_decision(again, identities["hospital-a"].public(), run="run-1", now=now) == decision
+    assert (
+        verify_decision(again, identities["hospital-a"].public(), run="run-1", manifest=MANIFEST, now=now) == decision
+    )
 
 
 def test_a_denial_says_why_in_the_packs_words_and_nothing_of_the_facts(decide: Decide) -> None:
     outcome = decide()
-    decision = Decision.of(outcome, run="run-1", silo="hospital-a")
+    decision = Decision.of(outcome, run="run-1", manifest=MANIFEST, silo="hospital-a")
     assert decision.decision == "deny"
     assert decision.deciding == ("own/records",)
     (reason,) = decision.reasons
@@ -98,7 +102,7 @@ def test_a_denial_says_why_in_the_packs_words_and_nothing_of_the_facts(decide: D
 
 
 def test_a_waiver_stands_out(decide: Decide) -> None:
-    decision = Decision.of(decide(waived=True), run="run-1", silo="hospital-a")
+    decision = Decision.of(decide(waived=True), run="run-1", manifest=MANIFEST, silo="hospital-a")
     assert decision.decision == "permit"
     assert decision.deciding == ("own/records",)
     (used,) = decision.waivers
@@ -116,13 +120,13 @@ def test_a_waiver_stands_out(decide: Decide) -> None:
     ],
 )
 def test_a_record_that_contradicts_itself_cannot_be_made(decide: Decide, change: dict[str, Any], what: str) -> None:
-    good = Decision.of(decide(), run="run-1", silo="hospital-a")
+    good = Decision.of(decide(), run="run-1", manifest=MANIFEST, silo="hospital-a")
     with pytest.raises(ValueError, match=what):
         Decision.model_validate({**good.model_dump(), **change})
 
 
 def test_a_waived_rule_needs_its_waiver(decide: Decide) -> None:
-    good = Decision.of(decide(waived=True), run="run-1", silo="hospital-a")
+    good = Decision.of(decide(waived=True), run="run-1", manifest=MANIFEST, silo="hospital-a")
     with pytest.raises(ValueError, match="waivers do not match"):
         Decision.model_validate({**good.model_dump(), "waivers": ()})
 
@@ -130,18 +134,18 @@ def test_a_waived_rule_needs_its_waiver(decide: Decide) -> None:
 def test_only_the_silo_itself_decides_for_this_run_and_now(
     decide: Decide, identities: dict[str, Identity], now: datetime
 ) -> None:
-    decision = Decision.of(decide(), run="run-1", silo="hospital-a")
+    decision = Decision.of(decide(), run="run-1", manifest=MANIFEST, silo="hospital-a")
     signed = sign(decision, identities["hospital-a"])
     public = identities["hospital-a"].public()
     with pytest.raises(DocumentError, match="for run run-1"):
-        verify_decision(signed, public, run="run-2", now=now)
+        verify_decision(signed, public, run="run-2", manifest=MANIFEST, now=now)
     with pytest.raises(DocumentError, match="future"):
-        verify_decision(signed, public, run="run-1", now=now - timedelta(minutes=6))
+        verify_decision(signed, public, run="run-1", manifest=MANIFEST, now=now - timedelta(minutes=6))
     with pytest.raises(SignatureRefused, match="is hospital-b's"):
-        verify_decision(signed, identities["hospital-b"].public(), run="run-1", now=now)
+        verify_decision(signed, identities["hospital-b"].public(), run="run-1", manifest=MANIFEST, now=now)
     forged = Signed(decision.model_copy(update={"run": "run-2"}), signed.signatures)
     with pytest.raises(SignatureRefused, match="does not hold"):
-        verify_decision(forged, public, run="run-2", now=now)
+        verify_decision(forged, public, run="run-2", manifest=MANIFEST, now=now)
 
 
 # -- approval of code -----------------------------------------------------------------------------------------------
