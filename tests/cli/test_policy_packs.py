@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +13,7 @@ from silo_policies.facts import schema
 
 from tests.cli.conftest import Command
 
+PAGE = (Path(__file__).parents[2] / "policies" / "README.md").read_text()
 RULE = """\
   - id: {id}
     title: A small epsilon
@@ -198,3 +200,18 @@ def test_help_loads_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "[]"
+
+
+def test_every_command_on_the_officers_page_exists(silo: Command) -> None:
+    blocks = PAGE.split("```console\n")[1:]
+    commands = [line.removeprefix("$ ") for block in blocks for line in block.split("```")[0].splitlines()]
+    asked = [shlex.split(line, comments=True)[1:] for line in commands if line.startswith("silo ")]
+    assert len(asked) > 15
+    for words in asked:
+        verbs = words[:1] if words[0] in ("approve", "demo") else words[:2]
+        told = silo(*verbs, "--help").out
+        for option in (word for word in words if word.startswith("--")):
+            assert option in told, (words, option)
+    for line in PAGE.split("## Which commands there are")[1].splitlines():
+        if line.startswith("| `silo policy"):
+            silo("policy", line.split("`")[1].split()[2], "--help")
