@@ -74,6 +74,7 @@ def _place(report: Report, name: str) -> tuple[int, str]:
 
 def _log(report: Report, party: Party, before: Log | None, wrong: list[str], proofs: dict[str, Proof] | None) -> Log:
     party.log.verify()
+    heads = _kept(party, before)  # first: a log that is not the one whose heads were signed contradicts nobody
     entries: list[Entry] = []
     listed = {(each.index, each.subject): each.hash for each in before.entries} if before else {}
     for entry in party.log.entries(run=report.run):
@@ -86,7 +87,8 @@ def _log(report: Report, party: Party, before: Log | None, wrong: list[str], pro
                 wrong.append(f"{subject}, entry {entry.index} of {party.name}: {denied}")
             entries.append(Entry(subject=subject, index=entry.index, hash=digest))
     last = max((each.index for each in entries), default=-1)
-    note = _note(party, before, last)
+    note = next((note for note, size in heads if size > last), None)
+    note = note or party.log.checkpoint(party.home.identity())
     head = verify_checkpoint(note, party.trust.log(party.log.origin), party.trust.others(party.log.origin))
     if proofs is not None:
         entries = [_proven(party, each, note, proofs) for each in entries]
@@ -107,22 +109,19 @@ def _proven(party: Party, entry: Entry, note: str, proofs: dict[str, Proof]) -> 
     return entry.model_copy(update={"proof": name})
 
 
-def _note(party: Party, before: Log | None, last: int) -> str:
-    """Return the head to print: a cosigned one, else the report's own, each if it holds and covers the entries."""
-    candidates: list[str] = []
+def _kept(party: Party, before: Log | None) -> list[tuple[str, int]]:
+    """Return the signed heads at hand and their sizes, cosigned ones first; raise if the log never had one of them."""
+    notes: list[str] = []
     memory = party.witness()
     if memory is not None:
         with memory:
-            candidates += memory.cosigned(party.log.origin)
+            notes += memory.cosigned(party.log.origin)
     if before is not None and before.checkpoint is not None:
-        candidates.append(before.checkpoint)
-    for note in candidates:
-        if _holds(party, note, last):
-            return note
-    return party.log.checkpoint(party.home.identity())
+        notes.append(before.checkpoint)
+    return [(note, _size(party, note)) for note in notes]
 
 
-def _holds(party: Party, note: str, last: int) -> bool:
+def _size(party: Party, note: str) -> int:
     try:
         head = verify_checkpoint(note, party.trust.log(party.log.origin))
     except SiloError as error:
@@ -131,4 +130,4 @@ def _holds(party: Party, note: str, last: int) -> bool:
         raise VerificationFailed(
             f"it is not the log whose head of {head.size} entries was signed: it was rolled back or rewritten"
         )
-    return head.size > last
+    return head.size

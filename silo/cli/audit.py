@@ -395,6 +395,10 @@ def _backed(report: Report, origin: str, entry: Entry, path: Path) -> list[str]:
     from silo.audit import contradiction, subjects_of
 
     holder = origin.removeprefix("silo/")
+    if entry.body.get("run", report.run) != report.run:
+        raise VerificationFailed(
+            f"the entry is of run {entry.body['run']}, the report of {report.run}", where=str(path), fix="not its proof"
+        )
     subjects = subjects_of(report, holder, entry)
     for subject in subjects:
         wrong = contradiction(report, holder, subject, entry)
