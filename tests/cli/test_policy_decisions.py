@@ -78,7 +78,7 @@ def test_check_permits_and_leaves_no_trace(silo: Command, alpha: Path, place: Pa
     told = silo("policy", "check", run_of(place).run, "--home", alpha, "--json").json
     assert (told["decision"], told["moment"], told["silo"]) == ("permit", "accept", "alpha")
     assert {rule["result"] for rule in told["rules"]} == {"true"}
-    assert told["facts"]["dataset"]["records"] == 227  # counted, not claimed
+    assert told["facts"]["dataset"]["records"] == 303  # counted, not claimed
     assert contents(alpha) == before
     home = Home.open(alpha)
     with home.ledger() as ledger:
@@ -370,7 +370,7 @@ def test_explain_shows_every_rule_with_what_it_read(silo: Command, bound: Path, 
     run = decision.run
     said = silo("policy", "explain", "--home", bound)
     assert f"alpha permitted run {run} at the moment accept: 20 rules asked, 1 waived" in said.out
-    assert "dataset.records = 227" in said.out
+    assert "dataset.records = 303" in said.out
     assert "NIST SP 800-226, section 2.3, delta" in said.out
     assert f"waived by olga: {WHY}" in said.out
     assert "2 decisions on this run are on record (accept)" in said.out
