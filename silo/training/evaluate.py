@@ -7,7 +7,6 @@ policies to say (PROTOCOL section 5, "Everything else that leaves is a release")
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -20,7 +19,7 @@ from torch import Tensor
 
 from silo.api import Experiment
 from silo.errors import ConfigError
-from silo.training.model import build_model, torch_generator, unflatten
+from silo.training.model import build_model, ignored_warnings, torch_generator, unflatten
 
 if TYPE_CHECKING:
     from silo.api.experiment import Metric
@@ -70,8 +69,7 @@ def evaluate(
 
 def _measure(metric: Metric, outputs: NDArray[np.float64], labels: NDArray[np.float64]) -> float | None:
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # scikit-learn warns of a single class and returns NaN
+        with ignored_warnings():  # scikit-learn warns of a single class and returns NaN
             value = float(metric(outputs, labels))
     except (ValueError, ArithmeticError):
         return None

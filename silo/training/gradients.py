@@ -8,7 +8,6 @@ What the gradients become (clipped, summed, noised) is :mod:`silo.training.optim
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 
 from silo.api import Experiment
 from silo.errors import ConfigError, SiloError
-from silo.training.model import build_model, count, torch_generator, trainable, unflatten
+from silo.training.model import build_model, count, ignored_warnings, torch_generator, trainable, unflatten
 from silo.training.sampling import poisson_sample
 
 
@@ -90,9 +89,8 @@ class RecordGradients:
         """Fill ``p.grad_sample``, shape (m, *p.shape), for the m records of a batch."""
         where = f"experiment {self._experiment.name!r}"
         try:
-            with warnings.catch_warnings():
-                # torch tells that the records themselves need no gradient; Opacus wants only those of the layers.
-                warnings.filterwarnings("ignore", "Full backward hook is firing", UserWarning)
+            # torch tells that the records themselves need no gradient; Opacus wants only those of the layers.
+            with ignored_warnings("Full backward hook is firing", UserWarning):
                 losses = self._experiment.loss(self._model(features), targets)
                 if not isinstance(losses, Tensor) or losses.shape != (len(targets),):
                     raise ConfigError(

@@ -8,6 +8,7 @@ lock. Nothing secret is ever drawn from it.
 from __future__ import annotations
 
 import threading
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -27,6 +28,17 @@ def torch_generator(seed: int) -> Iterator[None]:
     """Hold torch's global CPU generator, seeded with ``seed``, and give it back as it was."""
     with _LOCK, torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)
+        yield
+
+
+@contextmanager
+def ignored_warnings(message: str = "", category: type[Warning] = Warning) -> Iterator[None]:
+    """Ignore warnings that begin with the pattern ``message``, one thread at a time.
+
+    Python keeps one list of filters a process; two threads that each put it aside and back lose one another's.
+    """
+    with _LOCK, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message, category)
         yield
 
 
