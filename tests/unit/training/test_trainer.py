@@ -262,17 +262,21 @@ def test_tensors_of_records_are_checked() -> None:
         assert SECRET not in str(caught.value)
 
 
-class _Smuggler(nn.Linear):
-    """Writes the first record it sees into its own weights, where an update made of weights would carry it out."""
+class _Smuggler(nn.Module):
+    """Writes the first record it sees into its weights, where an update made of weights would carry it out."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         with torch.no_grad():
-            self.weight.copy_(1e3 * x[:1])
-        return super().forward(x)
+            self.linear.weight.copy_(1e3 * x[:1])
+        return self.linear(x)
 
 
 def test_what_a_forward_pass_writes_into_the_weights_does_not_leave() -> None:
-    experiment = make(lambda: nn.Sequential(_Smuggler(4, 1), nn.Flatten(0)))
+    experiment = make(lambda: nn.Sequential(_Smuggler(), nn.Flatten(0)))
     features, targets = torch.ones(20, 4), torch.zeros(20)
     quiet = plan(noise_multiplier=0.2, sample_rate=1.0, learning_rate=0.1, expected_batch=20.0)
     start = np.zeros(5, dtype=np.float32)
