@@ -27,7 +27,7 @@ from silo.training.optimizer import SiloOptimizer
 RUNS = 20
 SETTINGS = {
     "full batches": Setting(canaries=600, dimensions=1_000, sample_rate=1.0, steps=1),
-    "sampled": Setting(canaries=600, dimensions=1_000, sample_rate=0.5, steps=6),
+    "sampled": Setting(canaries=600, dimensions=1_000, sample_rate=0.5, steps=5),
 }
 
 

@@ -134,7 +134,7 @@ def test_noise_once_a_round_is_caught_by_counting(tmp_path: Path, monkeypatch: p
 
 # -- the sampler, as the loss sees it ---------------------------------------------------------------------------------
 
-N, RATE, STEPS = 40, 0.3, 3_000
+N, RATE, STEPS = 40, 0.3, 1_500
 
 
 def batches() -> NDArray[np.bool_]:
@@ -194,8 +194,8 @@ def neighbours(n: int, rate: float, rng: Csprng) -> NDArray[np.int64]:
 
 def favourites(n: int, rate: float, rng: Csprng) -> NDArray[np.int64]:
     """The first record joins more often, and the others make up for it."""
-    rates = np.full(n, rate - 0.1 / (n - 1))
-    rates[0] += 0.1
+    rates = np.full(n, rate - 0.2 / (n - 1))
+    rates[0] += 0.2
     return np.flatnonzero(rng.uint64(n) / 2**64 < rates)
 
 
