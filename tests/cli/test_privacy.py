@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import silo.training.optimizer as optimizer_module
+from silo.data import HEART
 from silo.home import Home
 from silo.training.audit import ceiling
 from silo.training.optimizer import SiloOptimizer
@@ -143,3 +144,13 @@ def test_constants_that_promise_nothing_cannot_even_be_signed(
     )  # fmt: skip
     assert new.split("=")[0] in said.line
     assert not (tmp_path / "out").exists()
+
+
+def test_a_silo_without_records_answers_and_is_charged_as_any_other(silo: Command, alpha: Path) -> None:
+    home = Home.open(alpha)
+    (alpha / "empty.csv").write_text(",".join(HEART.names) + "\n")
+    home.add_dataset(home.data()[0].model_copy(update={"source": "empty.csv"}))
+    silo("policy", "check", alpha.parent / "run", "--home", alpha)
+    told = silo("privacy", "audit", EXPERIMENT, "--home", alpha, "--charge", "--json").json
+    assert told["charged"]["population"] == "alpha-patients"
+    assert spent(silo, alpha) == (pytest.approx(told["charged"]["epsilon"], abs=1e-5), 1)
