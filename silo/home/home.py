@@ -265,7 +265,9 @@ class Home:
         path = self.path / CONSORTIUM_FILE
         self.settings = read_settings(self.path)  # while an agent runs, its people may join an amendment
         if self.settings.consortium is None:
-            raise ConfigError("the home has joined no consortium", where=str(self.path), fix="run `silo consortium join`")
+            raise ConfigError(
+                "the home has joined no consortium", where=str(self.path), fix="run `silo consortium join`"
+            )
         signed = _read_signed(ConsortiumManifest, path)
         if signed.body.digest != self.settings.consortium:
             raise VerificationFailed("not the manifest that this home joined", where=str(path), fix="join again")
