@@ -121,7 +121,7 @@ def test_no_records_and_empty_batches_skip_the_model_and_still_send_noise(n: int
         called.append(len(targets))
         return (outputs - targets) ** 2
 
-    one = trainer(plan(sample_rate=rate), make(loss=loss), n=n)
+    one = trainer(replace(plan(), sample_rate=rate), make(loss=loss), n=n)
     drawn = np.concatenate([one.run(START).values.astype(np.int64) - 2**15 for _ in range(4)])
     assert not called
     assert one.noise_draws == 4
