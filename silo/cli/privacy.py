@@ -106,7 +106,7 @@ def _audit_experiment(home: Home, path: Path, canaries: int, charge: bool, as_js
     from silo.api import LocalDP
     from silo.api.load import digest_of, load_experiment_bytes
     from silo.cli.common import read_file
-    from silo.data import load, split_rows
+    from silo.data import load
     from silo.training.accounting import make_plan
     from silo.training.audit_release import Account, audit_release, price_of
     from silo.training.check import check_experiment
@@ -136,12 +136,9 @@ def _audit_experiment(home: Home, path: Path, canaries: int, charge: bool, as_js
     if not charge:
         _quote(home, dataset, price, plan.delta, as_json)
         return
-    features, targets = to_tensors(experiment, records)
-    train, _ = split_rows(targets.numpy(), dataset.split_seed)
+    data = to_tensors(experiment, records)  # all of them: nothing is tested, and a split is one more thing to get wrong
     with home.ledger() as ledger:
-        found = audit_release(
-            ledger, account, experiment, plan, (features[train], targets[train]), records.schema, canaries=canaries
-        )
+        found = audit_release(ledger, account, experiment, plan, data, records.schema, canaries=canaries)
     _log(home, account, found)
     charged = {"population": account.population, "run": account.run, "epsilon": price, "delta": plan.delta}
     facts = {"on": f"experiment {experiment.name}", "dimensions": parameters, "charged": charged}

@@ -112,7 +112,7 @@ def test_code_that_no_steward_approved_is_not_run(silo: Command, place: Path, tm
 def test_a_delta_above_a_tenth_of_one_over_the_records_is_denied_by_the_baseline(
     silo: Command, alpha: Path, place: Path
 ) -> None:
-    silo("policy", "check", place / "run", "--home", alpha)  # delta 1e-4 is small enough for alpha's 227 records
+    silo("policy", "check", place / "run", "--home", alpha)  # delta 1e-4 is small enough for alpha's 303 records
     code = place / "large-delta.py"
     code.write_text(EXPERIMENT.read_text().replace("delta=1e-4", "delta=1e-3"))
     out = place / "large-delta"
@@ -121,7 +121,7 @@ def test_a_delta_above_a_tenth_of_one_over_the_records_is_denied_by_the_baseline
     hand_over(place, submission=out.name)
     said = silo("policy", "check", out, "--home", alpha, status=4)
     assert "baseline/delta-small" in said.line
-    assert "227" not in said.line  # the rule's answer is one bit; the number of records stays here
+    assert "303" not in said.err  # the rule's answer is one bit; the number of records stays here
 
 
 @pytest.mark.parametrize(
