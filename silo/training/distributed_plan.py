@@ -40,6 +40,23 @@ def effective(noise_multiplier: float, honest: int, share_sigma: float) -> float
     return noise_multiplier * math.sqrt(1 - SMOOTHING / (honest * share_sigma**2)) / (1 + ARITHMETIC)
 
 
+def epsilon_of_shares(
+    noise_multiplier: float,
+    sample_rate: float,
+    steps: int,
+    delta: float,
+    *,
+    honest: int,
+    share_sigma: float = 32.0,
+    parameters: int = 1,
+) -> float:
+    """Return epsilon at ``delta`` after ``steps`` rounds in which ``honest`` shares make the noise, rounded up.
+
+    The reverse of :func:`make_distributed_plan`, as :func:`~silo.training.accounting.epsilon_of` is for LocalDP.
+    """
+    return _epsilon(effective(noise_multiplier, honest, share_sigma), sample_rate, steps, delta, parameters)
+
+
 @dataclass(frozen=True)
 class DistributedPlan:
     """The numbers of :class:`~silo.api.DistributedDP` as the run manifest states them, ``scale`` (s) worked out.
@@ -165,8 +182,15 @@ def make_distributed_plan(privacy: DistributedDP, rounds: int, parameters: int, 
     """Return the plan that reaches ``privacy.epsilon`` over ``rounds`` for a model of ``parameters`` weights."""
 
     def reached(noise_multiplier: float) -> float:
-        multiplier = effective(noise_multiplier, privacy.honest, privacy.share_sigma)
-        return _epsilon(multiplier, privacy.sample_rate, rounds, privacy.delta, parameters)
+        return epsilon_of_shares(
+            noise_multiplier,
+            privacy.sample_rate,
+            rounds,
+            privacy.delta,
+            honest=privacy.honest,
+            share_sigma=privacy.share_sigma,
+            parameters=parameters,
+        )
 
     guess = 2 * privacy.sample_rate * math.sqrt(rounds) / privacy.epsilon
     noise_multiplier = least_multiplier(reached, privacy.epsilon, guess)

@@ -72,7 +72,8 @@ def _moved(model: Model, step: NDArray[np.float64]) -> Model:
 
 
 def aggregation_spec(aggregation: Aggregation) -> AggregationSpec:
-    """Return what the run manifest says of an experiment's aggregation."""
+    """Return what the run manifest says of an experiment's aggregation; refuse what no silo would do."""
+    _check_weighting(aggregation.weighting)
     if isinstance(aggregation, FedAvgM):
         numbers = {"learning_rate": aggregation.learning_rate, "momentum": aggregation.momentum}
     elif isinstance(aggregation, FedAdam):
@@ -85,6 +86,7 @@ def aggregation_spec(aggregation: Aggregation) -> AggregationSpec:
 
 def server_optimizer(spec: AggregationSpec) -> ServerOptimizer:
     """Return the optimiser of a signed manifest, at its beginning; refuse a rule that there is none for."""
+    _check_weighting(spec.weighting)
     match spec:
         case AggregationSpec(rule=FedAvg.rule):
             return _Average()
@@ -99,3 +101,9 @@ def server_optimizer(spec: AggregationSpec) -> ServerOptimizer:
         ):
             return _Adaptive(rate, beta1, beta2, tau, yogi=rule == FedYogi.rule)
     raise ConfigError(f"there is no aggregation {spec.rule!r}", where="run manifest", fix="see silo.api for the rules")
+
+
+def _check_weighting(weighting: str) -> None:
+    if weighting != "uniform":
+        # Weights would have to be applied before encryption and their sum be public; no mechanism does so yet.
+        raise ConfigError(f"weighting {weighting!r} is not built", where="aggregation", fix="use weighting='uniform'")

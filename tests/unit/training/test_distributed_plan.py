@@ -10,7 +10,7 @@ from scipy import optimize, stats
 from silo.api import DistributedDP, Encryption, FedAvg
 from silo.errors import ConfigError
 from silo.ledger.mechanism import Mechanism, epsilon_of_run
-from silo.training.distributed_plan import DistributedPlan, effective, make_distributed_plan
+from silo.training.distributed_plan import DistributedPlan, effective, epsilon_of_shares, make_distributed_plan
 from tests.unit.training.training_support import make
 
 PRIVACY = DistributedDP(
@@ -91,6 +91,17 @@ def test_the_ledgers_event_is_the_formula_and_costs_what_the_plan_says() -> None
         assert mechanism.sampling_probability == rate
         assert mechanism.noise_multiplier == pytest.approx(multiplier_of(one, 1), rel=1e-12)
         assert epsilon_of_run(mechanism, one.steps, one.delta) == pytest.approx(one.epsilon_after(10), rel=0.01)
+
+
+def test_noise_gives_epsilon_as_epsilon_gives_noise() -> None:
+    for share_sigma in (4.0, 32.0):
+        one = plan(share_sigma=share_sigma)
+        back = epsilon_of_shares(one.noise_multiplier, 0.5, 10, 1e-4, honest=3, share_sigma=share_sigma, parameters=32)
+        assert back == pytest.approx(one.epsilon_after(10), rel=1e-6)
+    values = [epsilon_of_shares(3.0, 0.5, steps, 1e-4, honest=3) for steps in (0, 1, 10, 100)]
+    assert values[0] == 0
+    assert values == sorted(set(values))
+    assert epsilon_of_shares(3.0, 0.5, 10, 1e-4, honest=1, share_sigma=4.0) > values[2]
 
 
 def test_epsilon_grows_with_the_silos_that_collude_and_a_share_alone_is_little() -> None:

@@ -123,6 +123,13 @@ def test_unknown_rules_and_missing_numbers_are_refused() -> None:
             parse_body(AggregationSpec, {"rule": rule, "weighting": "uniform", **numbers}, where="test")
 
 
+def test_weights_that_nobody_would_apply_are_refused_before_a_run_and_in_it() -> None:
+    with pytest.raises(ConfigError, match="not built"):
+        aggregation_spec(FedAvg(weighting="examples"))
+    with pytest.raises(ConfigError, match="not built"):
+        server_optimizer(AggregationSpec(rule="fedavg", weighting="examples"))
+
+
 @pytest.mark.parametrize(
     ("kind", "field", "value"),
     [
