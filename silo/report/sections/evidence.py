@@ -4,10 +4,11 @@ has none."""
 from __future__ import annotations
 
 from silo.report import text
-from silo.report.blocks import MISSING, Block, Cell, Column, Facts, Items, Preformatted, Prose, Section, Table, row
+from silo.report.blocks import Block, Cell, Column, Facts, Items, Preformatted, Prose, Section, Table, row
 from silo.report.facts.evidence import Entry, Log
 from silo.report.model import Report
 
+_SHORT = len("sha256:") + 16
 _KINDS = {
     "manifest": "run manifest",
     "consortium": "consortium manifest",
@@ -103,13 +104,12 @@ def _log(log: Log) -> list[Block]:
         Table(
             f"log-{log.holder}",
             f"Entries in the log of {log.holder}.",
-            (Column("Entry"), Column("Backs"), Column("Hash"), *((Column("Proof"),) if proven else ())),
+            (Column("Entry"), Column("Backs"), Column("Hash (beginning), leading to its proof" if proven else "Hash")),
             tuple(
                 (
                     Cell(str(at)),
                     Cell("; ".join(said)),
-                    Cell(entry.hash, "code"),
-                    *((_proof(entry),) if proven else ()),
+                    _hash(entry),
                 )
                 for at, (entry, said) in backed.items()
             ),
@@ -122,5 +122,7 @@ def _log(log: Log) -> list[Block]:
     return blocks
 
 
-def _proof(entry: Entry) -> Cell:
-    return MISSING if entry.proof is None else Cell(entry.proof.rpartition("/")[2], file=entry.proof)
+def _hash(entry: Entry) -> Cell:
+    if entry.proof is None:
+        return Cell(entry.hash, "code")
+    return Cell(entry.hash[:_SHORT], file=entry.proof)  # the proof carries the entry, and so the whole hash

@@ -261,8 +261,9 @@ def test_a_proof_at_hand_is_linked_and_only_a_file_beside_the_report():
         update={"logs": (log.model_copy(update={"entries": (entry, *log.entries[1:])}), *report.evidence.logs[1:])}
     )
     page = render_html(report.model_copy(update={"evidence": evidence}))
-    assert page.count('<a href="proofs/cleveland-3.tlog-proof">cleveland-3.tlog-proof</a>') == 1
+    assert page.count('<a href="proofs/cleveland-3.tlog-proof">sha256:') == 1
     assert not re.search(r'href="(?!#|proofs/)', page)
+    assert f"<code>{log.entries[1].hash}</code>" in page  # no proof at hand: the whole hash
     for elsewhere in ("../x.tlog-proof", "/x.tlog-proof", "javascript:x", "https://a/b.tlog-proof", "x.tlog-proof\n"):
         with pytest.raises(ValueError):
             type(entry).model_validate({**entry.model_dump(), "proof": elsewhere})
