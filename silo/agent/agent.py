@@ -77,16 +77,16 @@ class SiloAgent:
         """Answer a new request. A repeated one changes nothing: the last gets its identical bytes again, an older one
         is told so. Transports deliver twice, and whoever recorded a message can send it again."""
         asked = head_digest(packet)
-        answered = self._answered.setdefault(head.run, {})
-        if asked in answered:
-            again = answered[asked]
+        before = self._answered.get(head.run, {})
+        if asked in before:
+            again = before[asked]
             if again is None:
                 raise PeerError("this request was answered before", where=f"run {head.run}")
             return again
         reply, blobs = self._dispatch(head, packet)
         answer = seal_packet(reply, self._identity, blobs)
-        # Only the last answer is kept whole; of the others, that they were given.
-        self._answered[head.run] = {**dict.fromkeys(answered), asked: answer}
+        # Only the last answer is kept whole; of the others, that they were given (nothing, once the run was ended).
+        self._answered[head.run] = {**dict.fromkeys(self._answered.get(head.run, {})), asked: answer}
         return answer
 
     def _dispatch(self, head: Head, packet: Packet) -> tuple[Head, dict[str, bytes]]:
@@ -108,7 +108,8 @@ class SiloAgent:
                 return released
             case Abort():
                 if head.run in self._runs:
-                    self._runs.pop(head.run).abort(head.reason)
+                    self._runs[head.run].record_fault(f"aborted: {head.reason}")
+                    self._forget(self._runs[head.run])
                 return Done(**common), {}
         raise VerificationFailed(f"a silo does not answer {head.kind!r}")
 
@@ -131,6 +132,12 @@ class SiloAgent:
         run.require(head.manifest)
         return run
 
+    def _forget(self, run: Run) -> None:
+        """End a run without a model: its keys and its answers are gone, what was charged stays charged."""
+        del self._runs[run.id]
+        self._answered.pop(run.id, None)
+        run.close()
+
     def _fault(self, error: Exception, head: Head | None, packet: Packet) -> Packet:
         what, code = _told(error)
         if code == 1:
@@ -139,7 +146,7 @@ class SiloAgent:
         if run is not None:
             run.record_fault(str(error) if code != 1 else what)
             if code == VerificationFailed.exit_code:
-                self._runs.pop(run.id).close()
+                self._forget(run)
         return seal_packet(
             Fault(
                 run=head.run if head else "",

@@ -445,11 +445,6 @@ class Run:
         """Write a fault into the silo's log."""
         self._log.append("fault", {"run": self.id, "what": what[:500]})
 
-    def abort(self, reason: str) -> None:
-        """End the run without a model; what was charged stays charged."""
-        self.record_fault(f"aborted: {reason}")
-        self.close()
-
     def close(self) -> None:
         """Forget keys, settle the budget and close files, each whether or not the one before succeeded."""
         self.permitted = False

@@ -19,9 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from silo_crypto.errors import CryptoError
 from silo_crypto.protocol import Header
-from silo_policies import PolicyError
 
 from silo.aggregator.blind import secrets_held
 from silo.aggregator.custody import Collector, collector_for
@@ -155,13 +153,7 @@ class Aggregator:
         failed: SiloError | None = None
         for node, answer in answers.items():
             if answer is not None:
-                try:
-                    self._hear(node, answer, packet)
-                except (SiloError, CryptoError, PolicyError) as error:
-                    # One silo that cannot, or a stranger's node, is no reason for the others not to train.
-                    failed = failed or (error if isinstance(error, SiloError) else VerificationFailed(str(error)))
-                    self._log.append("fault", {"run": self._run.run, "what": str(error)[:500]})
-                    self._events.emit("fault", silo=f"node {node}", what=str(error))
+                failed = self._hear(node, answer, packet) or failed
         self._state.members.sort()
         self._state.following = list(self._state.members)
         permitted = len(self._state.members)
@@ -181,12 +173,18 @@ class Aggregator:
                 fix="`silo policy explain` shows each silo's rules; change the experiment, not the policy",
             )
 
-    def _hear(self, node: str, answer: Packet, request: Packet) -> None:
-        """Take one node's decision on record, or raise what is wrong with it."""
+    def _hear(self, node: str, answer: Packet, request: Packet) -> SiloError | None:
+        """Take one node's decision on record. A silo that cannot decide is no reason for the others not to train: its
+        fault is returned. An answer that is not what it claims to be is raised."""
         name = sender_of(answer)
         if name not in self._run.members or name in self._nodes:
             raise VerificationFailed(f"a node answered as {name}, which was not invited or answered before")
-        reply = self._read(answer, name, InviteReply, request)
+        reply = open_packet(answer, self._submission.member(name), run=self._run.run, manifest=self._digest)
+        if isinstance(reply, Fault):
+            self._fault(name, reply.what)
+            return _fault_error(name, reply)
+        if not isinstance(reply, InviteReply) or reply.re != head_digest(request):
+            raise VerificationFailed(f"{name} sent {reply.kind!r}, not an answer to what it was asked")
         decision = self._submission.decision(reply.decision, name)
         self._nodes[name] = node
         self._decisions[name] = reply.decision
@@ -202,6 +200,7 @@ class Aggregator:
         )
         if decision.decision == "permit":
             self._state.members.append(name)
+        return None
 
     # 2. Key set-up ---------------------------------------------------------------------------------------------------
 
@@ -415,14 +414,6 @@ class Aggregator:
         if failed is not None and len(found) < min(len(packets), least or self._run.minimum_silos):
             raise failed
         return dict(sorted(found.items()))
-
-    def _read(self, answer: Packet, name: str, wanted: type[R], request: Packet) -> R:
-        head = open_packet(answer, self._submission.member(name), run=self._run.run, manifest=self._digest)
-        if isinstance(head, Fault):
-            raise _fault_error(name, head)
-        if not isinstance(head, wanted) or head.re != head_digest(request):
-            raise VerificationFailed(f"{name} sent {head.kind!r}, not an answer to what it was asked")
-        return head
 
     def _fault(self, name: str, what: str) -> None:
         number = len(self._state.rounds) + 1
