@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 
 from silo.cli.app import app
 from silo.cli.fail import report_failure
@@ -19,15 +20,15 @@ __all__ = ["app", "main"]
 def main(argv: list[str] | None = None) -> None:
     """Run the command line and exit with its code."""
     arguments = sys.argv[1:] if argv is None else argv
-    debug = "--debug" in arguments
+    debug = "--debug" in arguments  # wherever it stands: a person adds it at the end of the line that failed
     try:
-        code = app(args=arguments, prog_name="silo", standalone_mode=False)
+        code = app(args=[word for word in arguments if word != "--debug"], prog_name="silo", standalone_mode=False)
         sys.stdout.flush()
     except BrokenPipeError:  # `silo ... | head`: whoever read has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 128 + signal.SIGPIPE
     except Exception as error:
         if debug:
-            raise
+            traceback.print_exc()
         code = report_failure(error)
     sys.exit(code if isinstance(code, int) else 0)

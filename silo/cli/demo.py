@@ -14,12 +14,16 @@ if TYPE_CHECKING:
 
     from silo.report import Report
 
+MAX_SEED = 2**53 - 1  # it stands in signed JSON, which is exact up to there
+
 
 def demo(
     out: Annotated[
         Path, typer.Option("--out", help="Where report and homes go; an earlier demo there is replaced.")
     ] = Path("silo-demo"),
-    seed: Annotated[int, typer.Option("--seed", min=0, help="Fixes splits and initial weights; never noise.")] = 0,
+    seed: Annotated[
+        int, typer.Option("--seed", min=0, max=MAX_SEED, help="Fixes splits and initial weights; never noise.")
+    ] = 0,
     rounds: Annotated[int | None, typer.Option("--rounds", help="Rounds, instead of the experiment's.")] = None,
     epsilon: Annotated[
         float | None, typer.Option("--epsilon", help="Epsilon asked for, instead of the experiment's.")

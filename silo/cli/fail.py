@@ -35,5 +35,6 @@ def report_failure(error: Exception) -> int:
         line = str(error)
     else:
         line = f"internal error: {type(error).__name__}: {error} (run again with --debug and report the traceback)"
-    sys.stderr.write("silo: " + " ".join(line.split()) + "\n")
+    if line:  # none when a command without arguments has printed its help
+        sys.stderr.write("silo: " + " ".join(line.split()) + "\n")
     return code

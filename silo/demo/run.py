@@ -28,7 +28,7 @@ from silo.canonical import digest_of, utc_now
 from silo.demo.hospitals import cast
 from silo.demo.outcome import Played, build_report
 from silo.demo.setting import Setting, load_the_stage, set_the_stage
-from silo.errors import ConfigError, UsageError, VerificationFailed
+from silo.errors import ConfigError, PeerError, UsageError, VerificationFailed
 from silo.report import Report, render_html, render_json
 from silo.storage import write_atomically
 
@@ -128,6 +128,11 @@ def _play(scratch: Path, setting: Setting, experiment: Experiment, progress: Pro
 
     started = utc_now()
     result = federate(setting, progress)
+    silent = [name for name in setting.homes if name not in result["decisions"]]
+    if silent:
+        raise PeerError(
+            "the silo did not answer its invitation", where=", ".join(silent), fix="can its home and keys be read?"
+        )
     weights = open_release(setting, result)
     # From here on nothing is private: the records are public, and the report labels these numbers so.
     progress({"event": "baseline"})
@@ -257,12 +262,21 @@ def _scratch(out: Path) -> Iterator[Path]:
         raise UsageError(
             "the output directory exists and is no earlier demo", where=str(out), fix="name another with --out"
         )
-    out.parent.mkdir(parents=True, exist_ok=True)
-    scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    made = [folder for folder in out.parents if not folder.exists()]
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        scratch = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    except OSError as error:
+        raise ConfigError(
+            f"cannot write there: {error.strerror}", where=str(out), fix="name another folder with --out"
+        ) from error
     try:
         yield scratch
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+        for folder in made if not out.exists() else ():
+            with contextlib.suppress(OSError):  # somebody else put something there meanwhile
+                folder.rmdir()
 
 
 def _finish(scratch: Path, out: Path, state: str) -> None:
