@@ -166,6 +166,7 @@ def check(
 
     Example: silo audit check report.json settled.tlog-proof --consortium consortium.json
     """
+    from silo.audit.offline import confirmed, signed_heads, unproven
     from silo.log import Proof
     from silo.log import check as check_proof
 
@@ -193,10 +194,10 @@ def check(
             "entry": _value(checked.entry),
         }
         if report is not None:
-            row["backs"] = _backed(report, proof.origin, checked.entry, path)
+            row["backs"] = confirmed(report, proof.origin, checked.entry, where=str(path))
         rows.append(row)
-    heads = _heads(report, trust) if report is not None else []
-    rest = _unproven(report, rows) if report is not None else []
+    heads = signed_heads(report, trust) if report is not None else []
+    rest = unproven(report, [each for row in rows for each in row["backs"]]) if report is not None else []
     if as_json:
         print_json({"proofs": rows, "report": report.run if report else None, "heads": heads, "unproven": rest})
         return
@@ -388,59 +389,6 @@ def _report(content: bytes, path: Path) -> Report:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "report"
         raise ConfigError(f"not a report: {place}: {first['msg']}", where=str(path)) from error
-
-
-def _backed(report: Report, origin: str, entry: Entry, path: Path) -> list[str]:
-    """Return the statements the entry confirms; raise if it contradicts one, or the report names another entry."""
-    from silo.audit import contradiction, subjects_of
-
-    holder = origin.removeprefix("silo/")
-    if entry.body.get("run", report.run) != report.run:
-        raise VerificationFailed(
-            f"the entry is of run {entry.body['run']}, the report of {report.run}", where=str(path), fix="not its proof"
-        )
-    subjects = subjects_of(report, holder, entry)
-    for subject in subjects:
-        wrong = contradiction(report, holder, subject, entry)
-        if wrong:
-            raise VerificationFailed(
-                wrong, where=f"{path} ({subject})", fix="the report was altered, or is not of this run"
-            )
-    for log in report.evidence.logs:
-        for claimed in log.entries:
-            if (log.origin, claimed.index) == (origin, entry.index) and claimed.hash != f"sha256:{entry.hash.hex()}":
-                raise VerificationFailed(
-                    f"the report gives entry {entry.index} another hash", where=str(path), fix="the report was altered"
-                )
-    return list(subjects)
-
-
-def _unproven(report: Report, rows: Sequence[dict[str, Any]]) -> list[str]:
-    """Return the statements that should have an entry and none of the proofs confirms: they are only claimed."""
-    from silo.report.sections.evidence import subjects
-
-    confirmed = {subject for row in rows for subject in row["backs"]}
-    return [subject for subject in subjects(report) if subject not in confirmed]
-
-
-def _heads(report: Report, trust: Trust) -> list[str]:
-    """Check every signed head that the report carries and whose key was given; say what was not checked."""
-    from silo.log import verify_checkpoint
-
-    said = []
-    for log in report.evidence.logs:
-        if log.checkpoint is None or log.origin not in trust.logs:
-            said.append(f"the head of {log.origin} was not checked: no {'key' if log.checkpoint else 'checkpoint'}")
-            continue
-        head = verify_checkpoint(log.checkpoint, trust.log(log.origin), trust.others(log.origin))
-        if log.size != head.size or any(entry.index >= head.size for entry in log.entries):
-            raise VerificationFailed(
-                f"it lists entries beyond the {head.size} that were signed",
-                where=log.origin,
-                fix="the report was altered",
-            )
-        said.append(f"the head of {log.origin} ({head.size} entries) is signed by its holder")
-    return said
 
 
 def _text(content: bytes, path: Path) -> str:
