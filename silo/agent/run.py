@@ -10,8 +10,6 @@ Source: PROTOCOL section 4.
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -21,7 +19,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 from silo_crypto.errors import VerificationError
-from silo_crypto.keys import Identity, PublicIdentity, seal
+from silo_crypto.keys import Identity
 from silo_crypto.protocol import Header
 from silo_crypto.verification import chain
 from silo_policies import Decision, Moment, Outcome, ReleaseFacts, sign
@@ -29,6 +27,7 @@ from silo_policies import Decision, Moment, Outcome, ReleaseFacts, sign
 from silo.agent.custody import Session, model_tag, session_for
 from silo.agent.facts import choose_dataset, gate_of, gather, reserve
 from silo.agent.prepare import DataError, Examined, Prepared, examine, prepare
+from silo.agent.release import require_agreement, seal_release
 from silo.canonical import canonical_bytes, digest_of
 from silo.custody import EPOCH, upload_digest
 from silo.errors import BudgetExceeded, ConfigError, PolicyDenied, VerificationFailed
@@ -44,27 +43,18 @@ from silo.messages import (
     Invite,
     InviteReply,
     Metrics,
-    Packet,
     Previous,
     Release,
     RoundReply,
     RoundRequest,
     Step,
     StepReply,
-    open_packet,
-    sender_of,
 )
 from silo.storage import write_atomically
 from silo.submission import RUN, Submission
 
 Vector = NDArray[np.float32]
 T = TypeVar("T")
-MODEL_INFO, DIGEST_INFO = b"silo/v1/release-model", b"silo/v1/release-digest"
-
-
-def release_info(label: bytes, manifest: bytes, silo: str, researcher: str) -> bytes:
-    """Return the HPKE info that binds a sealed release to its run, its silo and its recipient."""
-    return label + b"\0" + manifest + silo.encode() + b"\0" + researcher.encode()
 
 
 @dataclass
@@ -350,7 +340,12 @@ class Run:
     def release(self, head: Release, common: Common) -> tuple[Head, dict[str, bytes]]:
         """Settle the budget, and release what the policy permits, once enough silos signed for this same model."""
         session = self._require_session(self._members)
-        self._require_agreement(head)
+        if not self._finished:
+            raise VerificationFailed("the last aggregate is still missing", where=f"run {self.id}")
+        tag = model_tag(session.group, self._model).hex()
+        require_agreement(
+            head.acknowledgements, self._submission, self._members, self._uploaders, self._chain.hex(), tag
+        )
         self._give_back()
         spent = self._seen.plan.epsilon_after(self._ready.mechanism.steps)
         self._log_budget("budget-settled", spent)
@@ -358,12 +353,8 @@ class Run:
         records = self._ready.trained_on if self._may_release("records") else None
         sealed: dict[str, bytes] = {}
         if self._may_release("model"):
-            researcher = self._submission.researcher()
-            weights = self._model.astype("<f4").tobytes()
-            sealed["digest"] = self._sealed(researcher, DIGEST_INFO, hashlib.sha256(weights).digest())
-            if head.releaser == self._identity.name:
-                sealed["model"] = self._sealed(researcher, MODEL_INFO, weights)
-        tag = model_tag(session.group, self._model).hex()
+            whole = head.releaser == self._identity.name
+            sealed = seal_release(self._submission, self._identity.name, self._model, whole=whole)
         self._log.append("run-finished", {"run": self.id, "rounds": self._rounds})
         reply = FinishReply(
             **common,
@@ -377,41 +368,6 @@ class Run:
         )
         return reply, sealed
 
-    def _require_agreement(self, head: Release) -> None:
-        """Raise unless more than half of the members (and the minimum) signed for this silo's own last aggregate.
-
-        Only one aggregate can have that many signatures, so an aggregator that gave different sums to different silos
-        gets at most one model, and cannot subtract one from another.
-        """
-        if not self._finished:
-            raise VerificationFailed("the last aggregate is still missing", where=f"run {self.id}")
-        signed: set[str] = set()
-        for document in head.acknowledgements:
-            packet = Packet(document.head.encode(), base64.b64decode(document.signature), {})
-            name = sender_of(packet)
-            if name not in self._members:
-                raise VerificationFailed(f"{name} is no member", where="acknowledgement")
-            ack = open_packet(packet, self._submission.member(name), run=self.id, manifest=self._manifest)
-            tag = model_tag(self._require_session(self._members).group, self._model).hex()
-            if (
-                not isinstance(ack, Acknowledged)
-                or tuple(ack.uploaders) != self._uploaders
-                or (ack.chain, ack.model) != (self._chain.hex(), tag)
-            ):
-                raise VerificationFailed(
-                    f"{name} signed for another model than this silo holds", where=f"run {self.id}"
-                )
-            signed.add(name)
-        needed = max(self._submission.run.body.minimum_silos, len(self._members) // 2 + 1)
-        if len(signed) < needed:
-            raise VerificationFailed(
-                f"{len(signed)} silos signed for the model, {needed} are needed", where=f"run {self.id}"
-            )
-
-    def _sealed(self, researcher: PublicIdentity, label: bytes, content: bytes) -> bytes:
-        info = release_info(label, self._submission.digest, self._identity.name, researcher.name)
-        return seal(researcher, info, content)
-
     def _metrics(self) -> Metrics | None:
         """Score the model on this silo's test part, if the run asks for it and the policy lets it leave."""
         if not self._may_release("metrics"):
@@ -420,7 +376,11 @@ class Run:
 
         ready, seed = self._ready, self._submission.run.body.model.seed
         features, targets = ready.test
-        values = evaluate(self._seen.experiment, self._model, features, targets, seed=seed)
+        try:
+            values = evaluate(self._seen.experiment, self._model, features, targets, seed=seed)
+        except Exception as error:  # foreign code on records: its words stay here, and no score leaves
+            self.record_fault(f"metrics failed: {error}")
+            return None
         positives = int((targets > 0).sum())
         return Metrics(values=values, positives=positives, negatives=len(targets) - positives)
 

@@ -192,7 +192,7 @@ def federate(setting: Setting, progress: Progress) -> dict[str, Any]:
 
 def open_release(setting: Setting, result: dict[str, Any]) -> NDArray[np.float32]:
     """Open, as the researcher, what the silos sealed: the model, and every silo's digest of it, which must agree."""
-    from silo.agent.run import DIGEST_INFO, MODEL_INFO, release_info
+    from silo.agent.release import DIGEST_INFO, MODEL_INFO, release_info
 
     directory = setting.aggregator.run_directory(setting.run)
 
