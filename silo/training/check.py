@@ -20,7 +20,7 @@ from silo.api import Experiment, Numeric, Records, Schema
 from silo.errors import ConfigError
 from silo.training.accounting import Plan
 from silo.training.evaluate import scores
-from silo.training.model import build_model, count, flatten, torch_generator
+from silo.training.model import build_model, count, flatten, ignored_warnings, torch_generator
 from silo.training.trainer import LocalTrainer, to_tensors
 
 # Batch statistics, in train or eval mode, tie records to each other; so does anything that keeps running statistics.
@@ -155,8 +155,7 @@ def _check_metrics(experiment: Experiment, features: Tensor, targets: Tensor, se
     for name, metric in experiment.metrics.items():
         where = f"experiment {experiment.name!r}, metric {name!r}"
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")
+            with ignored_warnings():
                 float(metric(outputs, targets.double().numpy()))
         except Exception as error:
             what = f"it failed on made-up records with {type(error).__name__}: {error}"

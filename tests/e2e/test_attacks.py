@@ -7,6 +7,7 @@ left (:func:`tests.e2e.federation.assert_stopped`).
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -29,10 +30,12 @@ from silo.custody import set_up_header, shared_parameters
 from silo.demo.hospitals import REFUSER
 from silo.errors import SiloError, VerificationFailed
 from silo.messages import (
+    Acknowledged,
     Finish,
     FinishReply,
     Head,
     Packet,
+    Release,
     RoundReply,
     RoundRequest,
     Step,
@@ -41,7 +44,7 @@ from silo.messages import (
     seal_packet,
 )
 from silo.submission import Submission
-from tests.e2e.federation import Federation, Malicious, Tamper, Tap, assert_stopped, head_of
+from tests.e2e.federation import Federation, Malicious, Tamper, Tap, alive, assert_stopped, head_of
 
 VICTIM = "hungary"
 
@@ -65,7 +68,10 @@ def faults(tap: Tap) -> dict[str, str]:
     """Return what each silo said when it stopped; all of it under exit code 6."""
     found = {}
     for name, heads in tap.heads("fault").items():
-        assert {head["exit_code"] for head in heads} == {6}
+        assert {head["exit_code"] for head in heads} == {6}, (
+            name,
+            [(head["exit_code"], head["what"]) for head in heads],
+        )
         found[name] = " | ".join(head["what"] for head in heads)
     return found
 
@@ -314,6 +320,24 @@ def with_uploader(stranger: str) -> Tamper:
     return change
 
 
+def change_acknowledgement(field: str, value: str) -> Tamper:
+    """Change one field in the last of the silos' signed words."""
+
+    def change(name: str, head: Head, blobs: dict[str, bytes]) -> tuple[Head, dict[str, bytes]]:
+        *kept, last = head.acknowledgements
+        words = {**json.loads(last.head), field: value}
+        forged = last.model_copy(update={"head": json.dumps(words, separators=(",", ":"), sort_keys=True)})
+        return head.model_copy(update={"acknowledgements": [*kept, forged]}), blobs
+
+    return change
+
+
+def unsigned(name: str, head: Head, blobs: dict[str, bytes]) -> tuple[Head, dict[str, bytes]]:
+    *kept, last = head.acknowledgements
+    forged = last.model_copy(update={"signature": "no base64"})
+    return head.model_copy(update={"acknowledgements": [*kept, forged]}), blobs
+
+
 ZERO = "0" * 64
 REQUESTS: dict[str, tuple[Tamper, str]] = {
     "a different aggregate for one silo": (tampering(RoundRequest, altered_aggregate, number=2), OPENED),
@@ -356,7 +380,26 @@ REQUESTS: dict[str, tuple[Tamper, str]] = {
     ),
     "a step nobody knows": (tampering(Step, put(step="reveal")), "not this silo's to take"),
     "the dealer's step": (tampering(Step, put(step="deal")), "not this silo's to take"),
-    "the end before the last round": (tampering(RoundRequest, become(Finish, releaser=VICTIM), number=2), "last round"),
+    "the end before the last round": (tampering(RoundRequest, become(Finish), number=2), "last round"),
+    "the release before the end": (
+        tampering(RoundRequest, become(Release, releaser=VICTIM, acknowledgements=[]), number=2), "is still missing",
+    ),
+    "a release that nobody signed for": (tampering(Release, put(acknowledgements=[])), "0 silos signed"),
+    "a release that half of the silos signed for": (
+        tampering(Release, lambda name, head, blobs: (
+            head.model_copy(update={"acknowledgements": head.acknowledgements[:2]}), blobs)),
+        "2 silos signed for the model, 3 are needed",
+    ),
+    "a release that one silo signed for often": (
+        tampering(Release, lambda name, head, blobs: (
+            head.model_copy(update={"acknowledgements": head.acknowledgements[:1] * 4}), blobs)),
+        "1 silos signed",
+    ),
+    "a release signed for with other words": (tampering(Release, change_acknowledgement("model", ZERO)), "not hold"),
+    "a release that a stranger signed for": (
+        tampering(Release, change_acknowledgement("sender", REFUSER)), "is no member",
+    ),
+    "a release with a signature that is none": (tampering(Release, unsigned), "signature"),
     "a manifest of another run": (tampering(RoundRequest, put(manifest="sha256:" + ZERO)), "another manifest"),
     "another run": (tampering(RoundRequest, put(run="run-of-somebody-else")), "takes no part"),
     "a kind that only silos send": (
@@ -369,7 +412,15 @@ REQUESTS: dict[str, tuple[Tamper, str]] = {
 def test_request_that_no_silo_obeys(federation: Federation, group_keys: list[GroupKey], what: str) -> None:
     tamper, words = REQUESTS[what]
     tap, submission = Tap(federation), federation.submit()
-    play_attacked(federation, submission, tap, group_keys, Malicious(federation.aggregator, submission, tamper))
+    aggregator = Malicious(federation.aggregator, submission, tamper)
+    if "release" in what and "before" not in what:  # the others were asked rightly, and may release
+        with pytest.raises(VerificationFailed):
+            federation.play(submission, tap, aggregator=aggregator)
+        assert VICTIM not in tap.heads("finish-reply")
+        assert not federation.releases(VICTIM, submission)
+        assert not alive(group_keys)
+    else:
+        play_attacked(federation, submission, tap, group_keys, aggregator)
     assert words in faults(tap)[VICTIM]
     assert set(faults(tap)) == {VICTIM}
 
@@ -698,7 +749,9 @@ ANSWERS: dict[str, tuple[type[Head], dict[str, Any], str]] = {
     "to another request": (RoundReply, {"re": ZERO}, "another request"),
     "another key": (StepReply, {"confirmation": ZERO}, "another key"),
     "another step": (StepReply, {"step": "deal"}, "answered step"),
-    "another model at the end": (FinishReply, {"model": ZERO}, "another model"),
+    "another model at the end": (Acknowledged, {"model": ZERO}, "another model"),
+    "another past at the end": (Acknowledged, {"chain": ZERO}, "another model"),
+    "another model when it is released": (FinishReply, {"model": ZERO}, "another model"),
 }
 
 

@@ -1,17 +1,20 @@
 """What would break per-record privacy by an honest mistake is found on made-up records, with the fix."""
 
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from silo.api import Records, load_experiment
 from silo.data import HEART
 from silo.errors import ConfigError
 from silo.training.check import check_experiment, check_model, made_up
+from silo.training.model import ignored_warnings
 from tests.unit.training.training_support import linear, make, squared
 
 WIDTH = made_up(HEART, 2).features().shape[1]
@@ -120,6 +123,29 @@ class Centred(nn.Module):
 def test_losses_models_and_metrics_that_do_not_fit_are_refused(change: dict[str, object], says: str) -> None:
     with pytest.raises(ConfigError, match=says):
         check_experiment(make(**{"model": good(), "tensors": plain, **change}), HEART)
+
+
+def test_while_a_metric_is_tried_no_other_thread_changes_the_warning_filters() -> None:
+    """Agents of one process check experiments side by side, and Python keeps one list of filters for all."""
+    entered = threading.Event()
+
+    def other() -> None:
+        with ignored_warnings():
+            entered.set()
+
+    threads: list[threading.Thread] = []
+
+    def metric(scores: NDArray[np.float64], labels: NDArray[np.float64]) -> float:
+        threads.append(threading.Thread(target=other))
+        threads[-1].start()
+        seen.append(entered.wait(0.2))
+        return 0.0
+
+    seen: list[bool] = []
+    check_experiment(make(good(), metrics={"m": metric}), HEART)
+    threads[-1].join()
+    assert seen == [False]
+    assert entered.is_set()
 
 
 def plain(records: Records) -> tuple[Tensor, Tensor]:
