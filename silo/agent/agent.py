@@ -14,8 +14,9 @@ from silo_crypto.errors import CryptoError
 from silo_policies import PolicyError
 
 from silo.agent.run import Run
-from silo.errors import BudgetExceeded, PeerError, SiloError, VerificationFailed
+from silo.errors import BudgetExceeded, PeerError, PolicyDenied, SiloError, VerificationFailed
 from silo.home import Home
+from silo.home.stops import run_stopped
 from silo.messages import (
     Abort,
     Common,
@@ -91,6 +92,7 @@ class SiloAgent:
 
     def _dispatch(self, head: Head, packet: Packet) -> tuple[Head, dict[str, bytes]]:
         common = Common(run=head.run, manifest=head.manifest, sender=self._identity.name, re=head_digest(packet))
+        self._require_wanted(head)
         match head:
             case Invite():
                 if head.run in self._runs:
@@ -122,6 +124,16 @@ class SiloAgent:
         if run.permitted:
             self._runs[head.run] = run
         return answer
+
+    def _require_wanted(self, head: Head) -> None:
+        """Raise if this silo's people stopped the run (`silo stop`), and end it; their reason stays here."""
+        note = run_stopped(self._home, head.run)
+        if note is None or isinstance(head, Abort):
+            return
+        if head.run in self._runs:
+            self._runs[head.run].record_fault(f"stopped by this silo's people: {note}")
+            self._forget(self._runs[head.run])
+        raise PolicyDenied("this silo's people stopped the run here", where=f"run {head.run}")
 
     def _run(self, head: Head) -> Run:
         run = self._runs.get(head.run)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from silo import __version__
-from silo.cli import approve, audit, budget, consortium, demo, experiment, init, keys, policy, privacy, report
+from silo.cli import approve, audit, budget, consortium, demo, experiment, init, keys, policy, privacy, report, running
 
 app = typer.Typer(
     name="silo",
@@ -44,4 +44,7 @@ app.command("approve")(approve.approve)
 app.add_typer(budget.app, name="budget")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(audit.app, name="audit")
+app.command("status")(running.status)
+app.command("runs")(running.runs)
+app.command("stop")(running.stop)
 app.command("report")(report.report)

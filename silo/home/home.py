@@ -323,7 +323,7 @@ class Home:
 
     def run_directory(self, run: str) -> Path:
         """Return ``runs/RUN``, made if it is not there."""
-        path = self._run_path(run)
+        path = self.run_path(run)
         try:
             path.mkdir(mode=0o700, exist_ok=True)
         except OSError as error:
@@ -332,7 +332,7 @@ class Home:
 
     def add_submission(self, run: str, parts: Mapping[str, bytes]) -> Path:
         """Keep the files of a new run, all or none; raise :class:`ConfigError` if the run is already there."""
-        path = self._run_path(run)
+        path = self.run_path(run)
         temporary = Path(tempfile.mkdtemp(prefix=f".{run[:64]}.", dir=path.parent))
         try:
             for file, content in parts.items():
@@ -349,7 +349,8 @@ class Home:
             shutil.rmtree(temporary, ignore_errors=True)
         return path
 
-    def _run_path(self, run: str) -> Path:
+    def run_path(self, run: str) -> Path:
+        """Return where ``runs/RUN`` is, or would be; raise :class:`ConfigError` for what cannot be a run's id."""
         if not _RUN.fullmatch(run):
             raise ConfigError(f"{run!r} cannot be a run's id", fix="use letters, digits and . _ - (at most 128)")
         return self.path / "runs" / run
