@@ -8,18 +8,32 @@ rejection, so nothing depends on floating point (PROTOCOL section 3, "Randomness
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
 import numpy as np
-from Crypto.Cipher import AES
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from numpy.typing import NDArray
 
 KEY_BYTES = 32
+NONCE_BYTES = 8
+
+
+def keystream(key: bytes, nonce: bytes) -> Callable[[int], bytes]:
+    """Return AES-256-CTR (NIST SP 800-38A) under ``key``: called with a number of bytes, it returns the next ones.
+
+    The 8 bytes of ``nonce`` are followed by a 64-bit big-endian counter from 0. OpenSSL's, because its CTR mode is six
+    times as fast as pycryptodome's.
+    """
+    if len(key) != KEY_BYTES or len(nonce) != NONCE_BYTES:
+        raise ValueError("a keystream has a key of 32 bytes and a nonce of 8")
+    cipher = Cipher(algorithms.AES(key), modes.CTR(nonce + bytes(8))).encryptor()
+    return lambda n: cipher.update(bytes(n))
 
 
 class Csprng:
     """A stream of secret random bytes and integers; one per purpose, never shared across threads.
 
-    It cannot be seeded, copied or pickled. Speed is about 500 MB/s.
+    It cannot be seeded, copied or pickled. Speed is some GB/s.
     """
 
     def __init__(self) -> None:
@@ -28,13 +42,13 @@ class Csprng:
     def _rekey(self) -> None:
         self._pid = os.getpid()
         # A fresh key makes the zero nonce safe: no two streams share (key, nonce).
-        self._cipher = AES.new(os.urandom(KEY_BYTES), AES.MODE_CTR, nonce=bytes(8))
+        self._stream = keystream(os.urandom(KEY_BYTES), bytes(NONCE_BYTES))
 
     def bytes(self, n: int) -> bytes:
         """Return ``n`` uniform bytes."""
         if os.getpid() != self._pid:
             self._rekey()
-        return self._cipher.encrypt(bytes(n))
+        return self._stream(n)
 
     def uint64(self, n: int) -> NDArray[np.uint64]:
         """Return ``n`` uniform 64-bit integers, shape (n,)."""

@@ -23,13 +23,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
-from Crypto.Cipher import AES
 from numpy.typing import NDArray
 
 from silo_crypto import labels
 from silo_crypto.errors import EncodingError, KeyUseError, ProtocolError, VerificationError
 from silo_crypto.keys import Secret
 from silo_crypto.protocol import Fields, Header, Opener, Payload, Sums
+from silo_crypto.randomness import NONCE_BYTES, keystream
 
 P = (1 << 61) - 1
 GROUP_KEY_BYTES = 32
@@ -190,12 +190,12 @@ def _presence(group_key: GroupKey, header: Header, name: str, value_bits: int) -
 def _multipliers(key: bytes, count: int) -> Iterator[NDArray[np.uint64]]:
     """Yield r in order and in chunks, ``count`` numbers uniform in [0, P): 61 bits of AES-256-CTR words, P rejected."""
     # The key serves this one stream, so the zero nonce is safe.
-    cipher = AES.new(key, AES.MODE_CTR, nonce=bytes(8))
+    read = keystream(key, bytes(NONCE_BYTES))
     kept: NDArray[np.uint64] = np.empty(0, dtype=np.uint64)
     for start in range(0, count, _CHUNK):
         size = min(_CHUNK, count - start)
         while len(kept) < size:
-            words = np.frombuffer(cipher.encrypt(bytes(8 * (size - len(kept)))), dtype="<u8") & np.uint64(P)
+            words = np.frombuffer(read(8 * (size - len(kept))), dtype="<u8") & np.uint64(P)
             words = words[words != P] if words.size and int(words.max()) == P else words
             kept = np.concatenate((kept, words)) if len(kept) else words
         yield kept

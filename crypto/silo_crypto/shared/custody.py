@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from silo_crypto.ahead import ahead
 from silo_crypto.errors import EncodingError, ParameterError, ProtocolError, SignatureError, WireError
 from silo_crypto.parameters import DEGREE, SharedParameters
 from silo_crypto.protocol import Fields, Header, Payload, Sums
@@ -72,11 +73,16 @@ class SharedEncryptor:
         self._used.add(header.digest())
         seal = native.seal()
         encryptor = seal.encryptor(secret)
+
+        def streams() -> Iterator[tuple[int, bytes]]:
+            with native.Scratch() as scratch:
+                for used, chunk in _split(parameters, fields):
+                    yield used, seal.encrypt(encryptor, _to_coefficients(parameters, chunk), scratch)
+
         parts: list[bytes] = []
-        with native.Scratch() as scratch:
-            for used, chunk in _split(parameters, fields):
-                seed, c0 = seal.encrypt(encryptor, _to_coefficients(parameters, chunk), scratch)
-                parts += (seed, residues.pack(c0[:, :used]))
+        for used, stream in ahead(streams()):
+            seed, c0 = seal.seeded(stream)
+            parts += (seed, residues.pack(c0[:, :used]))
         return b"".join(parts)
 
 
@@ -189,14 +195,22 @@ class SharedOpener:
         view = memoryview(payload)[_bitmap_bytes(len(header.members)) :]
         seal = native.seal()
         decryptor = seal.decryptor(secret)
+
+        def streams() -> Iterator[tuple[int, bytes]]:
+            with native.Scratch() as scratch:
+                for used, *both in _polynomials(parameters, length, view):
+                    counts = (used, DEGREE)
+                    checked = [
+                        residues.unpack(c, n, pad=DEGREE, where=place) for c, n in zip(both, counts, strict=True)
+                    ]
+                    ciphertext = seal.from_residues(np.stack(checked), scratch)
+                    yield used, seal.decrypt(decryptor, ciphertext, scratch)
+
         sums: Sums = np.empty(length, dtype=np.int64)
         per = parameters.fields * DEGREE
-        with native.Scratch() as scratch:
-            for index, (used, c0, c1) in enumerate(_polynomials(parameters, length, view)):
-                both = np.stack([residues.unpack(c, n, pad=DEGREE, where=place) for c, n in ((c0, used), (c1, DEGREE))])
-                coefficients = seal.decrypt(decryptor, seal.from_residues(both, scratch), scratch)
-                part = sums[index * per : (index + 1) * per]
-                part[:] = _to_fields(parameters, coefficients[:used])[: len(part)]
+        for index, (used, stream) in enumerate(ahead(streams())):
+            part = sums[index * per : (index + 1) * per]
+            part[:] = _to_fields(parameters, seal.coefficients(stream)[:used])[: len(part)]
         return sums
 
 

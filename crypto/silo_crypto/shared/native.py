@@ -81,7 +81,7 @@ class Seal:
 
     def secret_residues(self, secret: Any) -> Residues:
         """Return the key as residues, shape (3, DEGREE)."""
-        body = self._saved(secret)
+        body = _body(self._saved(secret))
         return _after(body, self._key_prefix, "secret key").reshape(len(PRIMES) + 1, DEGREE)
 
     def secret_from(self, residues: Residues) -> Any:
@@ -98,10 +98,17 @@ class Seal:
         """Return a native decryptor, for :meth:`decrypt`."""
         return self._api.Decryptor(self._context, secret)
 
-    def encrypt(self, encryptor: Any, coefficients: Residues, scratch: Scratch) -> tuple[bytes, Residues]:
-        """Return (64-byte seed of c1, c0 of shape (2, DEGREE)) for (DEGREE,) coefficients below the plain modulus."""
+    def encrypt(self, encryptor: Any, coefficients: Residues, scratch: Scratch) -> bytes:
+        """Return SEAL's stream of the encryption of (DEGREE,) coefficients below the plain modulus.
+
+        :meth:`seeded` reads it, in whatever thread; and so :meth:`decrypt` and :meth:`coefficients`.
+        """
         plaintext = self._loaded(self._api.Plaintext(), (self._plain_prefix, coefficients), scratch)
-        body = self._saved(encryptor.encrypt_symmetric(plaintext), scratch)
+        return self._saved(encryptor.encrypt_symmetric(plaintext), scratch)
+
+    def seeded(self, stream: bytes) -> tuple[bytes, Residues]:
+        """Return (64-byte seed of c1, c0 of shape (2, DEGREE)) from what :meth:`encrypt` gave."""
+        body = _body(stream)
         end = len(body) - SEED_BYTES - len(self._seeded_infix)
         if body[end : len(body) - SEED_BYTES] != self._seeded_infix:
             raise CryptoError("SEAL's seeded ciphertext has another layout", fix="install the pinned TenSEAL")
@@ -118,18 +125,22 @@ class Seal:
 
     def residues(self, ciphertext: Any, scratch: Scratch) -> Residues:
         """Return (c0, c1) of a native ciphertext, shape (2, 2, DEGREE)."""
-        body = self._saved(ciphertext, scratch)
+        body = _body(self._saved(ciphertext, scratch))
         return _after(body, self._full_prefix, "ciphertext").reshape(2, len(PRIMES), DEGREE)
 
     def add(self, total: Any, ciphertext: Any) -> None:
         """Add ``ciphertext`` to ``total`` in place."""
         self._evaluator.add_inplace(total, ciphertext)
 
-    def decrypt(self, decryptor: Any, ciphertext: Any, scratch: Scratch) -> Residues:
-        """Return the coefficients of the plaintext, shape (DEGREE,), below the plaintext modulus."""
+    def decrypt(self, decryptor: Any, ciphertext: Any, scratch: Scratch) -> bytes:
+        """Return SEAL's stream of the decrypted plaintext."""
         plaintext = self._api.Plaintext()
         decryptor.decrypt(ciphertext, plaintext)
-        body = self._saved(plaintext, scratch)
+        return self._saved(plaintext, scratch)
+
+    def coefficients(self, stream: bytes) -> Residues:
+        """Return a plaintext's coefficients, shape (DEGREE,), below its modulus, from what :meth:`decrypt` gave."""
+        body = _body(stream)
         # SEAL drops leading zeros, so the count varies.
         coefficients: Residues = np.zeros(DEGREE, dtype=np.uint64)
         count = (len(body) - _PLAINTEXT.size - _ARRAY_BYTES) // 8
@@ -138,19 +149,12 @@ class Seal:
         return coefficients
 
     def _saved(self, native: Any, scratch: Scratch | None = None) -> bytes:
-        """Return the decompressed body of what SEAL itself has just written."""
+        """Return the stream that SEAL writes of ``native``."""
         if scratch is None:
             with Scratch() as scratch:
                 return self._saved(native, scratch)
         native.save(scratch.outbox)
-        stream = scratch.read()
-        if stream[: _HEADER.size] != _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, _ZSTD, 0, len(stream)):
-            raise CryptoError("SEAL writes another stream format", fix="install the pinned TenSEAL")
-        frame = memoryview(stream)[_HEADER.size :]
-        if zstandard.frame_content_size(frame) > _LARGEST_STREAM:
-            raise CryptoError("SEAL wrote more than any object of this degree takes")
-        # One decompressor a stream: python-zstandard's are not safe for threads, and silos may share a process.
-        return zstandard.ZstdDecompressor().decompress(frame, max_output_size=_LARGEST_STREAM)
+        return scratch.read()
 
     def _loaded(self, native: Any, parts: tuple[bytes | Residues, ...], scratch: Scratch | None = None) -> Any:
         """Let SEAL read the stream of a body in ``parts``; arrays go to the file without a copy."""
@@ -202,6 +206,17 @@ class Scratch:
         self._size = size
         if os.pwritev(self._inbox, parts, 0) != size:
             raise CryptoError("a scratch file could not be written whole", fix="free some memory or disk")
+
+
+def _body(stream: bytes) -> bytes:
+    """Return the decompressed body of what SEAL itself has written."""
+    if stream[: _HEADER.size] != _HEADER.pack(_MAGIC, _HEADER.size, *_VERSION, _ZSTD, 0, len(stream)):
+        raise CryptoError("SEAL writes another stream format", fix="install the pinned TenSEAL")
+    frame = memoryview(stream)[_HEADER.size :]
+    if zstandard.frame_content_size(frame) > _LARGEST_STREAM:
+        raise CryptoError("SEAL wrote more than any object of this degree takes")
+    # One decompressor a stream: python-zstandard's are not safe for threads, and silos may share a process.
+    return zstandard.ZstdDecompressor().decompress(frame, max_output_size=_LARGEST_STREAM)
 
 
 def _private_file() -> tuple[int, str]:

@@ -17,11 +17,10 @@ from collections.abc import Callable
 from hashlib import sha256
 
 import numpy as np
-from Crypto.Cipher import AES
 from Crypto.Hash import SHAKE128
 from numpy.typing import NDArray
 
-from silo_crypto.randomness import Csprng
+from silo_crypto.randomness import NONCE_BYTES, Csprng, keystream
 from silo_crypto.ring import PRIME_BITS, Residues, Ring
 from silo_crypto.threshold.messages import framed
 from silo_crypto.threshold.parameters import ETA
@@ -45,8 +44,7 @@ def derive(secret: bytes, label: bytes, *parts: bytes) -> bytes:
 
 def keyed_stream(key: bytes, index: int) -> Reader:
     """Return AES-256-CTR under ``key`` for polynomial ``index``: the index is the nonce, the counter starts at 0."""
-    cipher = AES.new(key, AES.MODE_CTR, nonce=index.to_bytes(8, "little"))
-    return lambda n: bytes(cipher.encrypt(bytes(n)))
+    return keystream(key, index.to_bytes(NONCE_BYTES, "little"))
 
 
 def uniform(read: Reader, ring: Ring, count: int) -> NDArray[np.uint32]:

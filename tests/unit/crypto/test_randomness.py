@@ -6,7 +6,9 @@ import pickle
 
 import numpy as np
 import pytest
-from silo_crypto.randomness import Csprng
+from Crypto.Cipher import AES
+from silo_crypto.ahead import ahead
+from silo_crypto.randomness import Csprng, keystream
 
 
 def test_two_generators_differ_and_one_never_repeats():
@@ -54,3 +56,36 @@ def test_a_generator_is_not_copied_shown_or_stored():
     for attempt in (pickle.dumps, copy.copy, copy.deepcopy):
         with pytest.raises(TypeError, match="never copied"):
             attempt(rng)
+
+
+def test_the_keystream_is_aes_256_ctr_as_another_library_has_it():
+    """The key of NIST SP 800-38A, F.5.5; the first block is checked block by block, the rest by pycryptodome."""
+    key = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
+    nonce = bytes.fromhex("f0f1f2f3f4f5f6f7")
+    read = keystream(key, nonce)
+    ours = read(5) + read(100_003)
+    assert ours == AES.new(key, AES.MODE_CTR, nonce=nonce).encrypt(bytes(100_008))
+    assert ours[:16] == AES.new(key, AES.MODE_ECB).encrypt(nonce + bytes(8))
+    for wrong in ((key[:16], nonce), (key, nonce + b"\0")):
+        with pytest.raises(ValueError, match="a key of 32 bytes"):
+            keystream(*wrong)
+
+
+def test_made_ahead_items_keep_their_order_and_their_exceptions():
+    made = []
+
+    def items(fail_at):
+        for number in range(20):
+            if number == fail_at:
+                raise RuntimeError("the eleventh")
+            made.append(number)
+            yield number
+
+    assert list(ahead(items(None))) == list(range(20))
+    made.clear()
+    with pytest.raises(RuntimeError, match="the eleventh"):
+        list(ahead(items(11)))
+    assert made == list(range(11))
+    made.clear()
+    assert next(ahead(items(None))) == 0
+    assert len(made) <= 6  # who leaves early leaves no thread behind that makes the rest

@@ -87,7 +87,7 @@ def noise_of(seal, secret, roots, native_ciphertext, message):
 
 
 def encrypt(seal, secret, coefficients, scratch):
-    seed, c0 = seal.encrypt(seal.encryptor(secret), np.asarray(coefficients, dtype=np.uint64), scratch)
+    seed, c0 = seal.seeded(seal.encrypt(seal.encryptor(secret), np.asarray(coefficients, dtype=np.uint64), scratch))
     return seal.from_seed(seed, c0, scratch)
 
 
@@ -135,7 +135,7 @@ def test_decryption_is_exact_up_to_the_computed_limit_and_fails_beyond(seal, sec
         for extra, exact in ((int(noise_limit() - FRESH_NOISE), True), (int(noise_limit() + FRESH_NOISE) + 1, False)):
             shifted = np.stack([(c0[row].astype(object) + sign * extra) % p for row, p in enumerate(PRIMES)])
             pushed = seal.from_residues(np.stack([shifted.astype(np.uint64), c1]), scratch)
-            got = seal.decrypt(seal.decryptor(secret), pushed, scratch)
+            got = seal.coefficients(seal.decrypt(seal.decryptor(secret), pushed, scratch))
             assert (got == message).all() == exact
             assert exact or not (got == message).any()
 
@@ -144,14 +144,14 @@ def test_rebuilt_streams_decrypt_to_the_same(seal, secret):
     message = np.random.default_rng(2).integers(0, PLAIN_MODULUS, DEGREE, dtype=np.uint64)
     decryptor = seal.decryptor(secret)
     with native.Scratch() as scratch:
-        seed, c0 = seal.encrypt(seal.encryptor(secret), message, scratch)
+        seed, c0 = seal.seeded(seal.encrypt(seal.encryptor(secret), message, scratch))
         rebuilt = seal.from_seed(seed, c0, scratch)
-        assert (seal.decrypt(decryptor, rebuilt, scratch) == message).all()
+        assert (seal.coefficients(seal.decrypt(decryptor, rebuilt, scratch)) == message).all()
         both = seal.residues(rebuilt, scratch)
         assert (both[0] == c0).all()
         again = seal.from_residues(both, scratch)
         assert (seal.residues(again, scratch) == both).all()
-        assert (seal.decrypt(decryptor, again, scratch) == message).all()
+        assert (seal.coefficients(seal.decrypt(decryptor, again, scratch)) == message).all()
 
 
 @pytest.mark.parametrize("message", [[0] * DEGREE, [1] + [0] * (DEGREE - 1), [0] * (DEGREE - 1) + [PLAIN_MODULUS - 1]])
@@ -159,7 +159,7 @@ def test_plaintexts_with_leading_zeros_survive(seal, secret, message):
     """SEAL drops leading zeros when it saves a plaintext."""
     with native.Scratch() as scratch:
         ciphertext = encrypt(seal, secret, message, scratch)
-        assert seal.decrypt(seal.decryptor(secret), ciphertext, scratch).tolist() == message
+        assert seal.coefficients(seal.decrypt(seal.decryptor(secret), ciphertext, scratch)).tolist() == message
 
 
 def test_a_restored_secret_is_the_same(seal, secret):
@@ -169,7 +169,10 @@ def test_a_restored_secret_is_the_same(seal, secret):
 
 def test_seeds_and_ciphertexts_are_fresh(seal, secret):
     with native.Scratch() as scratch:
-        made = [seal.encrypt(seal.encryptor(secret), np.zeros(DEGREE, dtype=np.uint64), scratch) for _ in range(5)]
+        made = [
+            seal.seeded(seal.encrypt(seal.encryptor(secret), np.zeros(DEGREE, dtype=np.uint64), scratch))
+            for _ in range(5)
+        ]
     assert len({seed for seed, _ in made}) == 5
     assert len({c0.tobytes() for _, c0 in made}) == 5
 
@@ -181,11 +184,11 @@ def test_a_forked_child_encrypts_under_other_seeds(seal, secret):
     child = os.fork()
     if child == 0:  # pragma: no cover
         with native.Scratch() as scratch:
-            os.write(writer, seal.encrypt(encryptor, zeros, scratch)[0])
+            os.write(writer, seal.seeded(seal.encrypt(encryptor, zeros, scratch))[0])
         os._exit(0)
     os.waitpid(child, 0)
     with native.Scratch() as scratch:
-        assert os.read(reader, 64) != seal.encrypt(encryptor, zeros, scratch)[0]
+        assert os.read(reader, 64) != seal.seeded(seal.encrypt(encryptor, zeros, scratch))[0]
     os.close(reader)
     os.close(writer)
 
@@ -203,7 +206,7 @@ def test_a_foreign_ciphertext_layout_is_noticed(seal, secret, monkeypatch, const
     monkeypatch.setattr(seal, constant, bytes(len(getattr(seal, constant))))
     encryptor, zeros = seal.encryptor(secret), np.zeros(DEGREE, dtype=np.uint64)
     with native.Scratch() as scratch, pytest.raises(CryptoError, match="another layout"):
-        seal.encrypt(encryptor, zeros, scratch)
+        seal.seeded(seal.encrypt(encryptor, zeros, scratch))
 
 
 def test_scratch_files_work_without_memfd(monkeypatch, tmp_path):

@@ -1,6 +1,7 @@
 """Presence, the linear MAC, the chain, and the rule that a failure ends the epoch."""
 
 import copy
+import io
 import pickle
 from dataclasses import replace
 
@@ -80,15 +81,8 @@ def test_multipliers_of_p_itself_are_drawn_again(monkeypatch):
     words = np.arange(100_000, dtype=np.uint64)
     words[[0, 7, 65536]] = np.uint64((1 << 64) - 1)
 
-    class Cipher:
-        place = 0
-
-        def encrypt(self, zeros):
-            part = words[self.place : self.place + len(zeros) // 8]
-            self.place += len(part)
-            return part.tobytes()
-
-    monkeypatch.setattr(verification.AES, "new", lambda *_, **__: Cipher())
+    stream = io.BytesIO(words.tobytes())
+    monkeypatch.setattr(verification, "keystream", lambda *_: stream.read)
     got = np.concatenate(list(verification._multipliers(bytes(32), 70_000)))
     assert (got == words[words < P][:70_000]).all()
 
