@@ -164,12 +164,16 @@ class StepReply(Head):
 
 
 class Metrics(BaseModel):
-    """Metrics on the silo's own test part: a release, present only where the silo's policy permits it."""
+    """Metrics on the silo's own test part: a release, present only where the silo's policy permits it.
+
+    Above an ``epsilon`` of 0 all numbers, the counts too, were computed from a histogram with noise of that epsilon.
+    """
 
     model_config = ConfigDict(frozen=True, strict=True, extra="forbid")
     values: dict[str, float | None]
     positives: int = Field(ge=0)
     negatives: int = Field(ge=0)
+    epsilon: float = Field(default=0.0, ge=0)
 
 
 class RoundReply(Head):
@@ -194,14 +198,18 @@ class Acknowledged(Head):
 
 
 class FinishReply(Head):
-    """The end of a silo's run. Blob ``model`` (releaser) and ``digest`` (all), sealed to the researcher."""
+    """The end of a silo's run. Blob ``model`` (releaser) and ``digest`` (all), sealed to the researcher.
+
+    ``records`` is a multiple of ``rounding``, the finest that the silo's policies permit.
+    """
 
     kind: Literal["finish-reply"] = "finish-reply"
     chain: Hex32
     model: Hex32
     epsilon: float
     delta: float
-    records: int | None = None
+    records: int | None = Field(default=None, ge=0)
+    rounding: int = Field(default=1, ge=1)
     metrics: Metrics | None = None
     checkpoint: str
 

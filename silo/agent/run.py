@@ -21,10 +21,12 @@ from numpy.typing import NDArray
 from silo_crypto.errors import VerificationError
 from silo_crypto.keys import Identity
 from silo_crypto.protocol import Header
+from silo_crypto.randomness import Csprng
 from silo_crypto.verification import chain
-from silo_policies import Decision, Moment, Outcome, ReleaseFacts, sign
+from silo_policies import Decision, Facts, Moment, Outcome, ReleaseFacts, sign
 
 from silo.agent.custody import Session, model_tag, session_for
+from silo.agent.disclosure import CELLS, DELTA_SHARE, candidates, noise_multiplier, noised_records, rounded
 from silo.agent.facts import choose_dataset, gate_of, gather, reserve
 from silo.agent.prepare import DataError, Examined, Prepared, examine, prepare
 from silo.agent.release import require_agreement, seal_release
@@ -145,6 +147,10 @@ class Run:
             ) from error
 
     def _decide(self, moment: Moment, round_number: int, release: ReleaseFacts | None = None) -> tuple[Outcome, Any]:
+        return self._record(moment, *self._weigh(moment, round_number, release))
+
+    def _weigh(self, moment: Moment, round_number: int, release: ReleaseFacts | None) -> tuple[Facts, Outcome]:
+        """Ask the policies; nothing is recorded yet."""
         facts = gather(
             self._home,
             self._submission,
@@ -154,7 +160,10 @@ class Run:
             release=release,
         )
         gate, waivers = gate_of(self._home)
-        outcome = gate.evaluate(moment, facts, now=datetime.now(UTC), waivers=waivers)
+        return facts, gate.evaluate(moment, facts, now=datetime.now(UTC), waivers=waivers)
+
+    def _record(self, moment: Moment, facts: Facts, outcome: Outcome) -> tuple[Outcome, Any]:
+        """Sign what the policies said and keep it, in the log and in the run's folder."""
         decision = sign(
             Decision.of(outcome, run=self.id, manifest=self._manifest, silo=self._identity.name), self._identity
         )
@@ -349,8 +358,7 @@ class Run:
         self._give_back()
         spent = self._seen.plan.epsilon_after(self._ready.mechanism.steps)
         self._log_budget("budget-settled", spent)
-        metrics = self._metrics()
-        records = self._ready.trained_on if self._may_release("records") else None
+        metrics, counted = self._metrics(), self._may_release("records")
         sealed: dict[str, bytes] = {}
         if self._may_release("model"):
             whole = head.releaser == self._identity.name
@@ -362,7 +370,8 @@ class Run:
             model=tag,
             epsilon=spent,
             delta=self._seen.plan.delta,
-            records=records,
+            records=rounded(self._ready.trained_on, counted.rounding or 1) if counted else None,
+            rounding=(counted.rounding if counted else None) or 1,
             metrics=metrics,
             checkpoint=self._log.checkpoint(self._identity),
         )
@@ -370,29 +379,65 @@ class Run:
 
     def _metrics(self) -> Metrics | None:
         """Score the model on this silo's test part, if the run asks for it and the policy lets it leave."""
-        if not self._may_release("metrics"):
+        permitted = self._may_release("metrics")
+        if permitted is None:
             return None
-        from silo.training.evaluate import evaluate
+        from silo.training.evaluate import measured, scores
 
-        ready, seed = self._ready, self._submission.run.body.model.seed
-        features, targets = ready.test
+        experiment, seed = self._seen.experiment, self._submission.run.body.model.seed
+        features, targets = self._ready.test
+        epsilon = permitted.epsilon or 0.0
         try:
-            values = evaluate(self._seen.experiment, self._model, features, targets, seed=seed)
+            multiplier = self._pay_for_metrics(epsilon) if epsilon else 0.0
+            outputs, labels = scores(experiment, self._model, features, seed=seed), targets.double().numpy()
+            if multiplier:
+                outputs, labels = noised_records(outputs, labels, multiplier, Csprng())
+            values = measured(experiment, outputs, labels)
         except Exception as error:  # foreign code on records: its words stay here, and no score leaves
             self.record_fault(f"metrics failed: {error}")
             return None
-        positives = int((targets > 0).sum())
-        return Metrics(values=values, positives=positives, negatives=len(targets) - positives)
+        positives = int((labels > 0).sum())
+        return Metrics(values=values, positives=positives, negatives=len(labels) - positives, epsilon=epsilon)
 
-    def _may_release(self, kind: str) -> bool:
-        """Ask the gate at the moment of release, and record the answer."""
+    def _pay_for_metrics(self, epsilon: float) -> float:
+        """Reserve, charge and settle one noised release of metrics; return the noise multiplier that was paid for.
+
+        Raises :class:`~silo.errors.BudgetExceeded` if the budget does not cover it.
+        """
+        from silo.training.accounting import effective_multiplier, gaussian_event
+
+        part, delta = f"metrics-{self._rounds}", self._dataset.delta * DELTA_SHARE
+        multiplier = noise_multiplier(epsilon, delta)
+        held = self._ledger.reserve(
+            self._dataset.population,
+            self.id,
+            gaussian_event(effective_multiplier(multiplier, CELLS), 1.0),
+            1,
+            delta=delta,
+            code_digest=self._submission.run.body.code_digest,
+            data_digest=self._seen.records.source,
+            unit=self._dataset.unit,
+            part=part,
+        )
+        self._log_budget("budget-reserved", epsilon, delta, part)
+        paid = digest_of(f"{self.id} {part}".encode())
+        self._ledger.charge(held, self._rounds, 1, 1, upload_digest=paid)
+        self._ledger.settle(held)
+        self._log_budget("budget-settled", epsilon, delta, part)
+        return multiplier
+
+    def _may_release(self, kind: str) -> ReleaseFacts | None:
+        """Ask the gate at the moment of release how little changed the release may leave, and record the answer."""
         if kind not in self._submission.run.body.releases:
-            return False
-        facts = ReleaseFacts(kind=kind, recipient="researcher", rounding=1, epsilon=0.0)
-        outcome, decision = self._decide("release", round_number=self._rounds, release=facts)
+            return None
+        for wanted in candidates(kind, self._dataset):
+            facts, outcome = self._weigh("release", self._rounds, wanted)
+            if outcome.permitted:
+                break
+        _, decision = self._record("release", facts, outcome)
         entry = "release" if outcome.permitted else "refusal"
         self._log.append(entry, {"run": self.id, "what": kind, "digest": decision.body.digest})
-        return outcome.permitted
+        return wanted if outcome.permitted else None
 
     # Housekeeping ----------------------------------------------------------------------------------------------------
 
@@ -415,16 +460,17 @@ class Run:
         """Settle: nothing more can be charged, and what was held and never used is free again."""
         self._reservation = self._ledger.settle(self._held())
 
-    def _log_budget(self, kind: str, epsilon: float) -> None:
-        """Record a change of the budget with where the ledger stands after it."""
+    def _log_budget(self, kind: str, epsilon: float, delta: float | None = None, part: str | None = None) -> None:
+        """Record a change of the budget (of ``part`` of the run, if not its training) with where the ledger stands."""
         head = self._ledger.head()
         self._log.append(
             kind,
             {
                 "run": self.id,
                 "population": self._dataset.population,
+                **({"part": part} if part else {}),
                 "epsilon": epsilon,
-                "delta": self._seen.plan.delta,
+                "delta": self._seen.plan.delta if delta is None else delta,
                 "ledger": {"ledger": head.ledger, "size": head.size, "digest": head.digest},
             },
         )

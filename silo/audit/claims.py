@@ -29,7 +29,7 @@ def subjects_of(report: Report, holder: str, entry: Entry) -> tuple[str, ...]:
             return ("keys",)
         case "aggregate":
             return (f"round/{body['round']}",)
-        case "budget-settled":
+        case "budget-settled" if "part" not in body:
             return (f"budget/{holder}",)
         case "release" if isinstance(body.get("what"), str):
             return (f"release/{body['what']}",)

@@ -45,7 +45,7 @@ def in_silo(holder: str, run: str, entries: Sequence[Entry]) -> Iterator[Finding
             if not admitted:
                 yield _broken(holder, entry, "the run started without a permit")
         elif kind == "budget-reserved":
-            reserved[str(body["population"])] = body.get("epsilon")
+            reserved[_account(body)] = body.get("epsilon")
         elif kind in ("upload", "share"):
             slot = _slot(entry)
             if once.setdefault((kind, slot), str(body["digest"])) != body["digest"]:
@@ -62,7 +62,7 @@ def in_silo(holder: str, run: str, entries: Sequence[Entry]) -> Iterator[Finding
             if str(body["digest"]) not in permits:
                 yield _broken(holder, entry, f"a release of {body.get('what', '?')} without the permit it names")
         elif kind == "budget-settled":
-            population = str(body["population"])
+            population = _account(body)
             settled.add(population)
             if population not in reserved:
                 yield _broken(holder, entry, f"{population} was settled, but nothing was reserved")
@@ -80,6 +80,11 @@ def in_silo(holder: str, run: str, entries: Sequence[Entry]) -> Iterator[Finding
                 yield _broken(holder, entry, f"the run finished, but {population} was not settled")
     for slot, entry in sorted(uploads.items()):
         yield from _counted(holder, entry, slot, counted, done=finished, ended=ended)
+
+
+def _account(body: Mapping[str, Any]) -> str:
+    """Return what a budget entry is about: a population, or a part of a run that is charged to it by itself."""
+    return f"{body['population']} ({body['part']})" if "part" in body else str(body["population"])
 
 
 def _counted(

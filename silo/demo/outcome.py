@@ -309,16 +309,26 @@ def _threshold_details(run: RunManifest) -> tuple[str, dict[str, str], str]:
 
 
 def _unprotected(played: Played) -> Unprotected:
-    silos = played.result["silos"].values()
-    metrics = any(each["metrics"] for each in silos)
-    counts = any(each["records"] is not None for each in silos)
+    silos = played.result["silos"]
+    metrics = any(each["metrics"] for each in silos.values())
+    counts = any(each["records"] is not None for each in silos.values())
+    noised = [
+        f"{name} (epsilon {each['metrics']['epsilon']:g})"
+        for name, each in sorted(silos.items())
+        if each["metrics"] and each["metrics"]["epsilon"]
+    ]
+    coarse = [f"{name} (to {each['rounding']})" for name, each in sorted(silos.items()) if each["rounding"] > 1]
     return Unprotected(
         metrics=Disclosure(
             released=metrics,
             detail="local AUC before the first and after the last round, on public data; pooled, federated and "
-            "silo-only AUC by a separate non-private step",
+            "silo-only AUC by a separate non-private step" + (f"; noised by {', '.join(noised)}" if noised else ""),
         ),
-        records_per_silo=Disclosure(released=counts, detail="training records per silo; the data are public"),
+        records_per_silo=Disclosure(
+            released=counts,
+            detail="training records per silo; the data are public"
+            + (f"; rounded by {', '.join(coarse)}" if coarse else ""),
+        ),
         early_stopping=Disclosure(released=False, detail="the number of rounds stands in the signed manifest"),
         tuning=Disclosure(
             released=True, detail="the example's constants were chosen by its authors on the same public data"

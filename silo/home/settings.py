@@ -53,8 +53,9 @@ class DataSet(Document):
     """One table of ``data.toml``: a data set, whose people are in it, and what they may be used for.
 
     All data sets of one ``population`` share its budget: ``epsilon_cap`` at ``delta`` for its life, as ``filter`` adds
-    up, per ``unit``. ``source`` is a registered one (``uci-heart:cleveland``) or a path. ``split_seed`` fixes which
-    records test the model; it is public.
+    up, per ``unit``. ``metrics_epsilon`` is what one noised release of metrics costs it; at 0 metrics are never noised,
+    so a policy that demands noise keeps them in the silo. ``source`` is a registered one (``uci-heart:cleveland``) or a
+    path. ``split_seed`` fixes which records test the model; it is public.
     """
 
     name: Slug
@@ -71,6 +72,7 @@ class DataSet(Document):
     epsilon_cap: float
     delta: float
     filter: str = "basic"
+    metrics_epsilon: Annotated[float, Field(ge=0, le=20)] = 0.0
     unit: Literal["record", "patient"] = "record"
     split_seed: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
 

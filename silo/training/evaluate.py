@@ -56,14 +56,12 @@ def scores(experiment: Experiment, weights: NDArray[np.float32], features: Tenso
     return values.reshape(len(features), -1).squeeze(axis=1) if values.size == len(features) else values
 
 
-def evaluate(
-    experiment: Experiment, weights: NDArray[np.float32], features: Tensor, targets: Tensor, *, seed: int
+def measured(
+    experiment: Experiment, outputs: NDArray[np.float64], labels: NDArray[np.float64]
 ) -> dict[str, float | None]:
     """Return each of the experiment's metrics; None where it cannot be had (no records, one class, NaN, an error)."""
-    if len(targets) == 0:
+    if len(labels) == 0:
         return dict.fromkeys(experiment.metrics)
-    outputs = scores(experiment, weights, features, seed=seed)
-    labels = targets.double().numpy()
     return {name: _measure(metric, outputs, labels) for name, metric in experiment.metrics.items()}
 
 

@@ -12,11 +12,14 @@ import pytest
 from silo_policies import PolicyError, parse_pack
 
 from silo.aggregator import Aggregator
+from silo.audit.links import in_silo
 from silo.cli.fail import exit_code
 from silo.demo import setting as demo_setting
 from silo.demo.hospitals import REFUSER
 from silo.errors import BudgetExceeded, PolicyDenied, SiloError, VerificationFailed
 from silo.flower import client_app
+from silo.home import Home
+from silo.home.settings import write_data
 from silo.messages import Packet
 from silo.submission import Submission
 from tests.e2e.federation import EPSILON, Federation, Tap, head_of
@@ -157,10 +160,10 @@ def deny(federation: Federation) -> Iterator[object]:
     """Give silos a pack that denies at a moment, until the test is over."""
     added: list[tuple[str, str]] = []
 
-    def add(name: str, moment: str, expr: str) -> None:
-        text = DENYING.format(id=f"test-{moment}", moment=moment, expr=expr).encode()
+    def add(name: str, moment: str, expr: str, *, rule: str = "denied") -> None:
+        text = DENYING.format(id=f"test-{moment}-{rule}", moment=moment, expr=json.dumps(expr)).encode()
         federation.homes[name].add_pack(parse_pack(text, "test.yaml"), text)
-        added.append((name, f"test-{moment}"))
+        added.append((name, f"test-{moment}-{rule}"))
 
     yield add
     for name, pack in added:
@@ -315,3 +318,46 @@ def test_epsilon_reported_is_at_most_what_was_asked(federation: Federation) -> N
         assert each["delta"] == submission.run.body.privacy.delta
     shorter = federation.play(federation.submit(rounds=1))
     assert all(0 < each["epsilon"] < 0.9 * EPSILON for each in shorter["silos"].values())
+
+
+# Metrics and counts are releases too --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def careful(federation: Federation, deny: object) -> Iterator[Home]:
+    """Cleveland, with the rules that the baseline has for private records: tens at most, and noise on every metric."""
+    home = federation.homes["cleveland"]
+    before = home.data()
+    deny("cleveland", "release", 'release.kind == "records" ? release.rounding >= 10 : true', rule="counts")
+    deny("cleveland", "release", 'release.kind == "metrics" ? release.epsilon > 0.0 : true', rule="metrics")
+    yield home
+    write_data(home.path, before)
+
+
+def test_a_silo_rounds_its_count_and_pays_for_noisy_metrics(federation: Federation, careful: Home) -> None:
+    (dataset,) = careful.data()
+    write_data(careful.path, (dataset.model_copy(update={"metrics_epsilon": 0.25}),))
+    submission = federation.submit()
+    silos = federation.play(submission)["silos"]
+    assert (silos["cleveland"]["rounding"], silos["cleveland"]["records"] % 10) == (10, 0)
+    assert silos["cleveland"]["metrics"]["epsilon"] == 0.25
+    assert (silos["hungary"]["rounding"], silos["hungary"]["metrics"]["epsilon"]) == (1, 0.0)
+    run = submission.run.body
+    with careful.ledger() as ledger:
+        parts = {each.part: each for each in ledger.reservations() if each.run == run.run}
+    assert set(parts) == {"training", "metrics-0", f"metrics-{run.rounds}"}
+    for part in parts.keys() - {"training"}:
+        assert (parts[part].charged, parts[part].open) == (1, False)
+        assert 0.24 < parts[part].epsilon <= 0.25
+    kinds = [body["what"] for body in federation.logged("cleveland", submission, "release")]
+    assert sorted(kinds) == ["metrics", "metrics", "model", "records"]
+    with careful.log() as log:
+        assert not list(in_silo("cleveland", run.run, list(log.entries(run=run.run))))
+
+
+def test_without_a_price_for_noise_metrics_stay(federation: Federation, careful: Home) -> None:
+    submission = federation.submit()
+    assert federation.play(submission)["silos"]["cleveland"]["metrics"] is None
+    assert "metrics" in [body.get("what") for body in federation.logged("cleveland", submission, "refusal")]
+    with careful.ledger() as ledger:
+        assert {each.part for each in ledger.reservations() if each.run == submission.run.body.run} == {"training"}
