@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from silo.training.mechanism import AnyPlan, Mechanism
 
-REGISTERED = "uci-heart:"
+REGISTERED, PYTHON = "uci-heart:", "python:"
 
 
 class DataError(SiloError):
@@ -73,7 +73,7 @@ def examine(submission: Submission, dataset: DataSet, home: Path) -> Examined:
     experiment = load_experiment_bytes(submission.bundle, run.code_digest)
     plan = plan_of(run)
     try:
-        records = load(source_of(dataset, home))
+        records = load(source_of(dataset, home), schema=dataset.schema_of)
     except SiloError as error:
         raise DataError(error.what, where=error.where, fix=error.fix) from error
     check_experiment(experiment, records.schema)
@@ -131,6 +131,6 @@ def check_claims(run: RunManifest) -> None:
 
 def source_of(dataset: DataSet, home: Path) -> str:
     """Return the data set's source; a relative path is relative to the silo's home."""
-    if dataset.source.startswith(REGISTERED):
+    if dataset.source.startswith((REGISTERED, PYTHON)):
         return dataset.source
     return str(home / dataset.source)  # an absolute path stays what it is

@@ -7,7 +7,21 @@ from typing import Annotated
 import typer
 
 from silo import __version__
-from silo.cli import approve, audit, budget, consortium, demo, experiment, init, keys, policy, privacy, report, running
+from silo.cli import (
+    approve,
+    audit,
+    budget,
+    consortium,
+    data,
+    demo,
+    experiment,
+    init,
+    keys,
+    policy,
+    privacy,
+    report,
+    running,
+)
 
 app = typer.Typer(
     name="silo",
@@ -38,6 +52,7 @@ app.command("demo")(demo.demo)
 app.command("init")(init.init)
 app.add_typer(keys.app, name="keys")
 app.add_typer(consortium.app, name="consortium")
+app.add_typer(data.app, name="data")
 app.add_typer(policy.app, name="policy")
 app.add_typer(experiment.app, name="experiment")
 app.command("approve")(approve.approve)

@@ -122,7 +122,7 @@ def _audit_experiment(home: Home, path: Path, canaries: int, charge: bool, as_js
         )
     experiment = load_experiment_bytes(code, digest)
     dataset = choose_dataset(home, experiment.purpose)
-    records = load(source_of(dataset, home.path))
+    records = load(source_of(dataset, home.path), schema=dataset.schema_of)
     if not isinstance(experiment.privacy, LocalDP):
         raise ConfigError(
             f"{experiment.privacy.mechanism} noise is whole only in the sum over silos",

@@ -1,8 +1,8 @@
 """Loading one silo's records, and only those.
 
-Invariant: a source names one file, and no other data file is opened. The shipped files are checked against the table
-below before they are parsed. Errors name file, row and column, never a cell's content: a message travels further than
-a record may.
+Invariant: a source names what is opened (a file, a folder, a function), and no other data file is. The shipped files
+are checked against the table below before they are parsed. Errors name file, row and column, never a cell's content: a
+message travels further than a record may.
 
 Source of the shipped data and every change made to it: ``uci_heart/ATTRIBUTION.md``.
 """
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 
 from silo.api.records import Column, Numeric, Records, Schema
 from silo.data.schema import HEART, SCHEMAS
+from silo.data.sources import PYTHON, from_folder, from_function, from_parquet
 from silo.errors import ConfigError
 
 # SHA-256 of each shipped file.
@@ -36,14 +37,24 @@ PREFIX = "uci-heart:"
 MAX_BYTES = 1 << 30
 
 
-def load(source: str) -> Records:
-    """Return the records of ``"uci-heart:HOSPITAL"`` or of a CSV file whose header holds the columns of a schema.
+def load(source: str, *, schema: Schema | None = None) -> Records:
+    """Return the records of ``"uci-heart:HOSPITAL"``, of a CSV or Parquet file (``.parquet``), of a folder of such
+    files, or of ``"python:package.module:function"``. Its columns are those of ``schema``, or of one that Silo knows.
 
     A CSV is UTF-8 with one header line; an empty cell is a missing value, columns outside the schema are ignored.
     Raises :class:`~silo.errors.ConfigError` naming file, row (the header is row 1) and column.
     """
     if source.startswith(PREFIX):
         return _load_hospital(source.removeprefix(PREFIX))
+    schemas = SCHEMAS if schema is None else (schema,)
+    if source.startswith(PYTHON):
+        return from_function(source, lambda header, where: _match(header, where, schemas))
+    if source and "\0" not in source and Path(source).is_dir():
+        return from_folder(Path(source), lambda path: _load_file(str(path), schemas))
+    return _load_file(source, schemas)
+
+
+def _load_file(source: str, schemas: tuple[Schema, ...]) -> Records:
     try:
         path = Path(source)
         if path.stat().st_size > MAX_BYTES:
@@ -53,9 +64,11 @@ def load(source: str) -> Records:
         raise ConfigError(
             f"the data cannot be read: {getattr(error, 'strerror', None) or error}",
             where=source or "data source",
-            fix=f"name a CSV file, or {PREFIX}NAME with NAME one of {', '.join(HOSPITALS)}",
+            fix=f"name a CSV or Parquet file, a folder, or {PREFIX}NAME with NAME one of {', '.join(HOSPITALS)}",
         ) from error
-    return _parse(content, source, SCHEMAS)
+    if path.suffix.lower() == ".parquet":
+        return from_parquet(content, source, lambda header, where: _match(header, where, schemas))
+    return _parse(content, source, schemas)
 
 
 def _load_hospital(name: str) -> Records:
@@ -108,7 +121,7 @@ def _match(header: list[str], file: str, schemas: tuple[Schema, ...]) -> Schema:
         raise ConfigError(
             f"columns of the schema {nearest.name!r} are missing: {', '.join(missing[nearest])}",
             where=f"{file}, row 1",
-            fix="name the columns as the schema does",
+            fix="name the columns as the schema does, or describe yours: silo data add --schema FILE",
         )
     return nearest
 

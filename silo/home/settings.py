@@ -26,6 +26,8 @@ from silo_policies.documents import (
     problem_path,
 )
 
+from silo.api.records import Schema
+from silo.data.table import Table
 from silo.errors import ConfigError
 from silo.ledger.filters import check_delta, check_epsilon, filter_named
 from silo.storage import write_atomically
@@ -54,8 +56,10 @@ class DataSet(Document):
 
     All data sets of one ``population`` share its budget: ``epsilon_cap`` at ``delta`` for its life, as ``filter`` adds
     up, per ``unit``. ``metrics_epsilon`` is what one noised release of metrics costs it; at 0 metrics are never noised,
-    so a policy that demands noise keeps them in the silo. ``source`` is a registered one (``uci-heart:cleveland``) or a
-    path. ``split_seed`` fixes which records test the model; it is public.
+    so a policy that demands noise keeps them in the silo. ``source`` is a registered one (``uci-heart:cleveland``), a
+    path, or ``python:package.module:function``; ``split_seed`` fixes which records test the model; it is public.
+    ``table`` describes the columns, where it is not a schema that Silo knows; ``records`` is how many there were when
+    the table was added, for this silo's own people.
     """
 
     name: Slug
@@ -75,6 +79,8 @@ class DataSet(Document):
     metrics_epsilon: Annotated[float, Field(ge=0, le=20)] = 0.0
     unit: Literal["record", "patient"] = "record"
     split_seed: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
+    records: Annotated[int, Field(ge=0)] | None = None
+    table: Table | None = None
 
     @model_validator(mode="after")
     def _sensible(self) -> DataSet:
@@ -85,6 +91,11 @@ class DataSet(Document):
         except ConfigError as error:
             raise ValueError(str(error)) from error
         return self
+
+    @property
+    def schema_of(self) -> Schema | None:
+        """The schema to read the source by; None if it is one that Silo knows."""
+        return None if self.table is None else self.table.schema_of()
 
     @property
     def terms(self) -> tuple[float, float, str, str]:
@@ -183,7 +194,19 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _plain(document: Document) -> dict[str, Any]:
     """Return what TOML can hold: fields that are not set are left out."""
-    return {name: value for name, value in document.to_dict().items() if value is not None}
+    return _without_none(document.to_dict())
+
+
+def _without_none(body: dict[str, Any]) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    for name, value in body.items():
+        if isinstance(value, dict):
+            plain[name] = _without_none(value)
+        elif isinstance(value, list):
+            plain[name] = [_without_none(each) if isinstance(each, dict) else each for each in value]
+        elif value is not None:
+            plain[name] = value
+    return plain
 
 
 def _write(path: Path, body: dict[str, Any]) -> None:

@@ -45,6 +45,7 @@ class Kind(StrEnum):
     RUN_FINISHED = "run-finished"
     FAULT = "fault"
     REFUSAL = "refusal"
+    DATA = "data"
 
 
 _ROUND = ("run", "round", "attempt")
@@ -65,6 +66,7 @@ REQUIRED: Mapping[Kind, tuple[str, ...]] = {
     Kind.RUN_FINISHED: ("run",),
     Kind.FAULT: ("what",),
     Kind.REFUSAL: ("what",),
+    Kind.DATA: ("what", "population"),
 }
 """The fields a body must have, by kind; it may have more."""
 
