@@ -61,18 +61,37 @@ class Database:
     ``application`` is the number in the file's header that says whose file it is; ``tables`` maps a table's name to
     what follows ``CREATE TABLE name``, ``guards`` a trigger's name to what follows ``CREATE TRIGGER name``. Threads of
     one process take turns, and so do processes. Do not use one object on both sides of a fork.
+
+    With ``read_only`` nothing on disk changes, not even by a file that SQLite would make beside the database, and no
+    writer ever waits. Such an object is for one look: open it again to see what was written since.
     """
 
     def __init__(
-        self, path: Path, application: int, tables: Mapping[str, str], guards: Mapping[str, str], *, create: bool = True
+        self,
+        path: Path,
+        application: int,
+        tables: Mapping[str, str],
+        guards: Mapping[str, str],
+        *,
+        create: bool = True,
+        read_only: bool = False,
     ) -> None:
         self.path = path
         self.lock = threading.RLock()
-        if not create and not path.exists():
+        self.read_only = read_only
+        if (read_only or not create) and not path.exists():
             raise ConfigError("no such file", where=str(path), fix="check the path, or run `silo init`")
         with self._explained():
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its -wal and -shm the same mode
-            self.connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, check_same_thread=False)
+            if not read_only:
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its -wal and -shm the same mode
+            self._frozen = _frozen(path) if read_only else None
+            self.connection = sqlite3.connect(
+                _read_only_uri(path, self._frozen) if read_only else path,
+                uri=read_only,
+                timeout=BUSY_SECONDS,
+                isolation_level=None,
+                check_same_thread=False,
+            )
         try:
             with self._explained():
                 self._prepare(application, _schema(tables, guards))
@@ -84,10 +103,13 @@ class Database:
         # Before anything is written: the path may name somebody else's database.
         if self._objects() and self._pragma("application_id") != application:
             raise ConfigError("this is another program's database", where=str(self.path), fix="check the path")
-        if self._pragma("journal_mode") != "wal":
-            self.connection.execute("PRAGMA journal_mode=WAL")
-        self.connection.execute("PRAGMA synchronous=FULL")
-        if not self._objects():
+        if self.read_only:
+            self.connection.execute("PRAGMA query_only=ON")
+        else:
+            if self._pragma("journal_mode") != "wal":
+                self.connection.execute("PRAGMA journal_mode=WAL")
+            self.connection.execute("PRAGMA synchronous=FULL")
+        if not self.read_only and not self._objects():
             with self.writing():
                 if not self._objects():  # nobody else made them while this process waited
                     self.connection.execute(f"PRAGMA application_id={application}")
@@ -146,6 +168,8 @@ class Database:
             finally:
                 if self.connection.in_transaction:
                     self.connection.execute("ROLLBACK")  # nothing was written: this only drops the snapshot
+            if self._frozen is not None and _frozen(self.path) != self._frozen:
+                raise ConfigError("somebody wrote while it was read", where=str(self.path), fix="read it again")
 
     @contextlib.contextmanager
     def _explained(self) -> Iterator[None]:
@@ -179,6 +203,33 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def _frozen(path: Path) -> tuple[int, ...] | None:
+    """Return what tells the file's content apart while no process has it open; None if one does, or was killed.
+
+    A database that was closed has no write-ahead log beside it: everything is in the one file.
+    """
+    log = path.with_name(f"{path.name}-wal")
+    if log.exists() and log.stat().st_size:
+        return None
+    state = path.stat()
+    return state.st_ino, state.st_size, state.st_mtime_ns
+
+
+def _read_only_uri(path: Path, frozen: tuple[int, ...] | None) -> str:
+    """Return the URI under which SQLite writes nothing (SQLite documentation, "Write-Ahead Logging", section 6).
+
+    Opened merely with ``mode=ro``, SQLite makes the two files beside the database if they are missing. So a file that
+    nobody has open is read as immutable, and one that is in use with the index its writer made, itself read only.
+    """
+    if frozen is None and not path.with_name(f"{path.name}-shm").exists():
+        raise ConfigError(
+            "its last writer was killed, and the index beside it is gone",
+            where=str(path),
+            fix="`silo audit verify` opens it for writing, which makes it whole",
+        )
+    return f"{path.absolute().as_uri()}?mode=ro&{'readonly_shm=1' if frozen is None else 'immutable=1'}"
 
 
 def _schema(tables: Mapping[str, str], guards: Mapping[str, str]) -> dict[str, str]:

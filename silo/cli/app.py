@@ -13,6 +13,7 @@ from silo.cli import (
     budget,
     consortium,
     data,
+    dashboard,
     demo,
     experiment,
     init,
@@ -62,4 +63,5 @@ app.add_typer(audit.app, name="audit")
 app.command("status")(running.status)
 app.command("runs")(running.runs)
 app.command("stop")(running.stop)
+app.command("dashboard")(dashboard.dashboard)
 app.command("report")(report.report)

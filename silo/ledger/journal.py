@@ -59,14 +59,16 @@ class Event:
 class Journal:
     """The events on disk and the :class:`~silo.ledger.book.Book` they add up to."""
 
-    def __init__(self, path: Path, *, create: bool) -> None:
+    def __init__(self, path: Path, *, create: bool, read_only: bool = False) -> None:
         self.path = path
-        self._database = Database(path, APPLICATION, _TABLES, _GUARDS, create=create)
+        self._database = Database(path, APPLICATION, _TABLES, _GUARDS, create=create, read_only=read_only)
         self._book = Book()
         self._heads: list[bytes] = []
         self._writing: sqlite3.Connection | None = None
         try:
-            with self.deciding() as book:
+            with self.current() if read_only else self.deciding() as book:
+                if not book.ledger and read_only:
+                    raise ConfigError("the ledger was never written", where=str(path), fix="run `silo init`")
                 if not book.ledger:
                     self.write("created", version=1, ledger=os.urandom(16).hex())
         except BaseException:

@@ -52,9 +52,9 @@ class Spent:
 class Ledger:
     """One ledger file, with any number of populations."""
 
-    def __init__(self, path: Path, *, create: bool = True) -> None:
+    def __init__(self, path: Path, *, create: bool = True, read_only: bool = False) -> None:
         self.path = path
-        self._journal = Journal(path, create=create)
+        self._journal = Journal(path, create=create, read_only=read_only)
         self._refused = ""
 
     def open_population(

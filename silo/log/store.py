@@ -44,8 +44,8 @@ _GUARDS = {
 class Log:
     """One party's log. ``origin`` names it to the world and is fixed when the file is made (``silo/cleveland``)."""
 
-    def __init__(self, path: Path, origin: str, *, create: bool = True) -> None:
-        self._database = Database(path, APPLICATION, _TABLES, _GUARDS, create=create)
+    def __init__(self, path: Path, origin: str, *, create: bool = True, read_only: bool = False) -> None:
+        self._database = Database(path, APPLICATION, _TABLES, _GUARDS, create=create, read_only=read_only)
         self.path = path
         self.origin = origin
         try:
@@ -55,13 +55,15 @@ class Log:
             raise
 
     def _claim(self) -> None:
-        with self._database.writing() as connection:
+        read_only = self._database.read_only
+        with self._database.reading() if read_only else self._database.writing() as connection:
             found = connection.execute("SELECT name FROM origin").fetchone()
-            if found is None:
+            if found is None and not read_only:
                 connection.execute("INSERT INTO origin VALUES (?)", (self.origin,))
-            elif found[0] != self.origin:
+            elif found is None or found[0] != self.origin:
+                holder = found[0] if found else "nobody yet"
                 raise ConfigError(
-                    f"this is the log of {found[0]}, not of {self.origin}", where=str(self.path), fix="check the path"
+                    f"this is the log of {holder}, not of {self.origin}", where=str(self.path), fix="check the path"
                 )
 
     def __len__(self) -> int:

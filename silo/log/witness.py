@@ -76,9 +76,9 @@ def offer(log: Log, signer: NoteSigner, seen: Iterable[int] = ()) -> Offer:
 class Witness:
     """A party's durable memory of heads: others' that it saw, and its own that others cosigned."""
 
-    def __init__(self, path: Path, *, create: bool = True) -> None:
+    def __init__(self, path: Path, *, create: bool = True, read_only: bool = False) -> None:
         self.path = path
-        self._database = Database(path, APPLICATION, _TABLES, {}, create=create)
+        self._database = Database(path, APPLICATION, _TABLES, {}, create=create, read_only=read_only)
 
     def seen(self, origin: str) -> str | None:
         """Return the note of the largest head seen of a log, None if there is none."""

@@ -85,7 +85,7 @@ class Table:
 class Figure:
     """A plot by its name in `plots`, with a title, a description that stands in for it, and a caption."""
 
-    name: Literal["auc", "privacy"]
+    name: Literal["auc", "budget", "privacy"]
     title: str
     description: str
     caption: str
