@@ -15,7 +15,7 @@ from markupsafe import Markup, escape
 
 from silo.dashboard.view import Alarm, Budget, Decision, LogHead, Run, View
 from silo.report.blocks import Block, Cell, Column, Facts, Figure, Preformatted, Prose, Row, Section, Table, Tone
-from silo.report.text import brief, counted, given, left, listed, readable, spent, whole
+from silo.report.text import brief, counted, given, left, listed, readable, sentence, spent, whole
 
 _STATES: dict[str, tuple[str, Tone]] = {
     "invited": ("invited, not decided", "plain"),
@@ -64,7 +64,7 @@ def document(view: View) -> tuple[Section, ...]:
         _alarms(view.alarms),
         _runs(view.runs),
         *([_budgets(view.budgets)] if view.role == "silo" or view.budgets else []),
-        _decisions(view.decisions),
+        _decisions(view),
         _log(view.log),
     )
 
@@ -78,7 +78,16 @@ def headline(view: View) -> str:
         else f"{counted(len(training), 'run')} in training"
     )
     alarms = counted(len(view.alarms), "warning") if view.alarms else "nothing to see to"
-    return f"{said}; {alarms}; {_entries(view.log)}."
+    return sentence(f"{said}; {alarms}; {_entries(view.log)}.")
+
+
+def _plain(words: str) -> str:
+    """A sentence without the marks that stand for code in a terminal."""
+    return sentence(words.replace("`", ""))
+
+
+def _when(moment: str) -> str:
+    return moment.replace("T", " ")
 
 
 def _entries(log: LogHead | None) -> str:
@@ -88,7 +97,7 @@ def _entries(log: LogHead | None) -> str:
 def _alarms(alarms: tuple[Alarm, ...]) -> Section:
     if not alarms:
         return Section("warnings", "Warnings", (Prose("Nothing to see to.", "plain"),))
-    rows = tuple((Cell(*_LEVELS[each.level]), Cell(each.what), Cell(each.fix)) for each in alarms)
+    rows = tuple((Cell(*_LEVELS[each.level]), Cell(_plain(each.what)), Cell(_plain(each.fix))) for each in alarms)
     columns = (Column("Urgency"), Column("What"), Column("What to do"))
     return Section("warnings", "Warnings", (Table("alarms", "What needs somebody, the worst first.", columns, rows),))
 
@@ -103,7 +112,7 @@ def _runs(runs: tuple[Run, ...]) -> Section:
             Cell(_progress(run)),
             Cell(brief(run.purpose) if run.purpose else "not on file", "plain" if run.purpose else "missing"),
             Cell(listed(run.members) if run.members else "nobody yet"),
-            Cell(run.since, note=f"proposed {run.started}"),
+            Cell(_when(run.since), note=f"proposed {_when(run.started)}"),
         )
         for run in runs
     )
@@ -147,21 +156,22 @@ def _budgets(budgets: tuple[Budget, ...]) -> Section:
     return Section("budget", "Privacy budget", (figure, Table("budgets", caption, columns, rows)))
 
 
-def _decisions(decisions: tuple[Decision, ...]) -> Section:
-    if not decisions:
+def _decisions(view: View) -> Section:
+    if not view.decisions:
         return Section("decisions", "Decisions", (Prose("Nothing was decided yet."),))
     rows = tuple(
         (
             Cell(each.run, note="" if each.times == 1 else f"{whole(each.times)} times alike"),
-            Cell(each.silo),
+            *([Cell(each.silo)] if view.role == "aggregator" else []),
             Cell(f"releasing {brief(each.about)}" if each.about else _MOMENTS.get(each.moment, each.moment)),
             Cell(each.decision, "good" if each.decision == "permit" else "bad"),
             _why(each),
-            Cell(each.time, note=f"log entry {each.entry}"),
+            Cell(_when(each.time), note=f"log entry {each.entry}"),
         )
-        for each in decisions
+        for each in view.decisions
     )
-    columns = tuple(map(Column, ("Run", "Silo", "About", "Decision", "Rule and reason", "Latest")))
+    silo = ["Silo"] if view.role == "aggregator" else []
+    columns = tuple(map(Column, ("Run", *silo, "About", "Decision", "Rule and reason", "Latest")))
     caption = "Decisions that came out alike are shown once, the newest first."
     return Section("decisions", "Decisions", (Table("decisions", caption, columns, rows),))
 
@@ -189,22 +199,22 @@ def _log(log: LogHead | None) -> Section:
             (
                 Cell(each.name),
                 Cell("never", "warn") if each.cosigned is None else Cell(f"{whole(each.cosigned)} entries"),
-                Cell(each.when or "-"),
+                Cell(_when(each.when) if each.when else "-"),
                 Cell("not seen yet" if each.seen is None else f"{whole(each.seen)} entries"),
             )
             for each in log.witnesses
         )
         columns = tuple(map(Column, ("Party", "Cosigned this log at", "When", "Its own log was seen at")))
-        blocks.append(Table("witnesses", "Who vouches that this log only grew.", columns, rows))
+        blocks.append(Table("witnesses", "Who vouches that this log only grew.", columns, rows, "scroll"))
     else:
         blocks.append(Prose("This home has joined no consortium: nobody else witnesses its log.", "warn"))
     lines = tuple(
-        (Cell(str(line.index)), Cell(line.time), Cell(line.kind), Cell(line.run or "-"), Cell(brief(line.what) or "-"))
+        (Cell(str(line.index)), Cell(_when(line.time)), Cell(line.kind), Cell(brief(line.what) or "-"), Cell(line.run))
         for line in log.newest
     )
     if lines:
-        columns = (Column("Entry", figures=True), *map(Column, ("Time", "Kind", "Run", "What")))
-        blocks.append(Table("newest", "The newest entries, newest first.", columns, lines))
+        columns = tuple(map(Column, ("Entry", "Time", "Kind", "What", "Run")))
+        blocks.append(Table("newest", "The newest entries, newest first.", columns, lines, "scroll"))
     else:
         blocks.append(Prose("The log has no entry yet."))
     return Section("log", "Log and witnesses", tuple(blocks))
