@@ -15,6 +15,7 @@ from silo.cli import (
     dashboard,
     data,
     demo,
+    doctor,
     experiment,
     init,
     keys,
@@ -51,6 +52,7 @@ def root(
 
 app.command("demo")(demo.demo)
 app.command("init")(init.init)
+app.command("doctor")(doctor.doctor)
 app.add_typer(keys.app, name="keys")
 app.add_typer(consortium.app, name="consortium")
 app.add_typer(data.app, name="data")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -97,3 +98,50 @@ def test_no_command_is_usage(silo: Command) -> None:
 @pytest.mark.parametrize(("words", "wrong"), [(["demmo"], "demmo"), (["demo", "--rond", "3"], "--rond")])
 def test_unknown_words_are_usage(silo: Command, words: list[str], wrong: str) -> None:
     assert wrong in silo(*words, status=2).line
+
+
+# Commands that have no answer to print as JSON, each with its reason. `silo agent` and `silo aggregator up` serve until
+# they are stopped: what they say is a status line on stderr, and their state is read with `silo status --json` and
+# `silo aggregator status --json`.
+WITHOUT_JSON = {("agent",), ("aggregator", "up")}
+
+
+def leaves() -> dict[tuple[str, ...], click.Command]:
+    """Return every command that does something, by its words."""
+
+    def below(command: click.Command, words: tuple[str, ...]) -> dict[tuple[str, ...], click.Command]:
+        if not isinstance(command, click.Group):
+            return {words: command}
+        found: dict[tuple[str, ...], click.Command] = {}
+        for name, each in command.commands.items():
+            found |= below(each, (*words, name))
+        return found
+
+    return below(typer.main.get_command(app), ())
+
+
+def test_every_command_has_json_and_an_example() -> None:
+    commands = leaves()
+    assert len(commands) > 40
+    without = {
+        words for words, command in commands.items() if "--json" not in {o for p in command.params for o in p.opts}
+    }
+    assert without <= WITHOUT_JSON, f"no --json: {without - WITHOUT_JSON}"
+    for words, command in commands.items():
+        assert "Example: silo " + words[0] in (command.help or ""), f"no example: {' '.join(words)}"
+
+
+@pytest.mark.parametrize(
+    ("typed", "completed"), [("silo do", "doctor"), ("silo data a", "add"), ("silo consortium jo", "join")]
+)
+def test_the_shell_completes_commands(typed: str, completed: str) -> None:
+    words = {"_SILO_COMPLETE": "complete_bash", "COMP_WORDS": typed, "COMP_CWORD": str(typed.count(" "))}
+    command = Path(sys.executable).with_name("silo")
+    done = subprocess.run([command], capture_output=True, text=True, check=True, env={**os.environ, **words})
+    assert done.stdout.split() == [completed]
+
+
+def test_the_completion_script_is_shown_for_the_shell_that_asks() -> None:
+    command = Path(sys.executable).with_name("silo")
+    done = subprocess.run(["bash", "-c", f"{command} --show-completion; true"], capture_output=True, text=True)
+    assert "_SILO_COMPLETE=complete_bash" in done.stdout
