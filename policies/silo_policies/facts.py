@@ -113,7 +113,7 @@ class DatasetFacts(Document):
     legal_basis: Slug | None = _fact("declared", "such as consent, public-interest, research, public-data")
     consent_expires: Instant | None = _fact("declared", "end of consent; 9999-12-31T23:59:59Z if none limits it")
     retention_until: Instant | None = _fact("declared", "end of retention; 9999-12-31T23:59:59Z if none limits it")
-    records: int | None = _count("measured", "records in the data set")
+    records: int | None = _count("measured", "records in the data set, or patients where run.unit is patient")
     public: bool | None = _fact("declared", "whether anybody may obtain the data")
     deidentification: Slug | None = _fact(
         "declared", "none, pseudonymised, safe-harbor, expert-determination or limited-data-set"

@@ -33,7 +33,8 @@ _NUMBERS = {"fedavgm": ("learning_rate", "momentum"), "fedadam": _ADAPTIVE, "fed
 class PrivacySpec(Document):
     """Differential privacy of the run; every number is public. ``epsilon`` and ``delta`` are for the whole run.
 
-    The last four are distributed-dp's: how many uploads are in every sum that is opened, how many of those silos' noise
+    ``records_per_patient`` is how many records of one patient count, for unit "patient". The last four are
+    distributed-dp's: how many uploads are in every sum that is opened, how many of those silos' noise
     is not counted on, the width of one silo's noise share in steps of its integers, and integers per unit of gradient.
     """
 
@@ -49,6 +50,7 @@ class PrivacySpec(Document):
     steps_per_round: _Count
     expected_batch: _Positive
     learning_rate: _Positive
+    records_per_patient: Annotated[int, Field(ge=1, le=4096)] | None = None
     minimum_silos: Annotated[int, Field(ge=3, le=128)] | None = None
     colluders: Annotated[int, Field(ge=1, le=127)] | None = None
     share_sigma: Annotated[float, Field(ge=4)] | None = None
@@ -56,6 +58,8 @@ class PrivacySpec(Document):
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
+        if (self.unit == "patient") != (self.records_per_patient is not None):
+            raise ValueError("unit patient has records_per_patient, unit record has none")
         own = (self.minimum_silos, self.colluders, self.share_sigma, self.scale)
         if any((each is None) == (self.mechanism == "distributed-dp") for each in own):
             raise ValueError("minimum_silos, colluders, share_sigma and scale are for distributed-dp, and all of them")

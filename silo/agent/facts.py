@@ -40,7 +40,14 @@ def choose_dataset(home: Home, purpose: str) -> DataSet:
 def reserve(ledger: Ledger, dataset: DataSet, plan: AnyPlan, *, run: str, code: str, data: str) -> Reservation:
     """Hold the whole run's budget. The event is the mechanism as accounted for: a little less noise than is drawn."""
     return ledger.reserve(
-        dataset.population, run, plan.event(), plan.steps, delta=plan.delta, code_digest=code, data_digest=data
+        dataset.population,
+        run,
+        plan.event(),
+        plan.steps,
+        delta=plan.delta,
+        code_digest=code,
+        data_digest=data,
+        unit=plan.unit,
     )
 
 

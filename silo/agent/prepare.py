@@ -51,7 +51,7 @@ class Examined:
 @dataclass(frozen=True)
 class Prepared:
     """What a permitted run trains with. ``test`` is (features, targets) of the test part, ``trained_on`` the number of
-    records in the training part."""
+    records, or patients, in the training part."""
 
     mechanism: Mechanism
     test: tuple[Tensor, Tensor]
@@ -69,16 +69,16 @@ def examine(submission: Submission, dataset: DataSet, home: Path) -> Examined:
     from silo.training.model import build_model, flatten
 
     run = submission.run.body
-    check_claims(run)
+    check_claims(run, dataset)
     experiment = load_experiment_bytes(submission.bundle, run.code_digest)
     plan = plan_of(run)
     try:
-        records = load(source_of(dataset, home), schema=dataset.schema_of)
+        records = load(source_of(dataset, home), schema=dataset.schema_of, patients=dataset.patients)
     except SiloError as error:
         raise DataError(error.what, where=error.where, fix=error.fix) from error
     check_experiment(experiment, records.schema)
     initial = flatten(build_model(experiment, run.model.seed))
-    measured = Measured(epsilon=plan.epsilon_after(plan.steps), model_size=len(initial), records=len(records))
+    measured = Measured(epsilon=plan.epsilon_after(plan.steps), model_size=len(initial), records=_units(records))
     return Examined(experiment, plan, initial, records, measured)
 
 
@@ -94,18 +94,25 @@ def prepare(submission: Submission, dataset: DataSet, examined: Examined) -> Pre
     run = submission.run.body
     try:
         features, targets = to_tensors(examined.experiment, examined.records)
-        if dataset.public:
+        patients = examined.records.patients
+        if dataset.public and patients is None:
             train, test = split_rows(targets.numpy(), dataset.split_seed)
         else:
             train, test = split_each(examined.records, dataset.split_seed)
-        mechanism = mechanism_for(run, examined.plan, examined.experiment, features[train], targets[train])
+        ours = None if patients is None else patients[train]
+        mechanism = mechanism_for(run, examined.plan, examined.experiment, features[train], targets[train], ours)
     except SiloError as error:
         raise DataError(error.what, where=error.where, fix=error.fix) from error
-    return Prepared(mechanism, (features[test], targets[test]), len(train))
+    return Prepared(mechanism, (features[test], targets[test]), _units(examined.records.take(train)))
 
 
-def check_claims(run: RunManifest) -> None:
-    """Return if the manifest says of this mechanism what this code does; a claim that is not checked is not made.
+def _units(records: Records) -> int:
+    """Return how many there are of what the privacy is promised to: records, or patients where these are declared."""
+    return len(records) if records.patients is None else len(np.unique(records.patients))
+
+
+def check_claims(run: RunManifest, dataset: DataSet) -> None:
+    """Return if the manifest says of this mechanism what this code does with this data set, its unit included.
 
     Raises :class:`~silo.errors.VerificationFailed` naming the first claim that is not so.
     """
@@ -113,7 +120,7 @@ def check_claims(run: RunManifest) -> None:
 
     privacy = run.privacy
     claims = {
-        "privacy.unit": (privacy.unit, "record"),
+        "privacy.unit": (privacy.unit, dataset.unit),
         "privacy.adjacency": (privacy.adjacency, "add-remove"),
         "privacy.accountant": (privacy.accountant, ACCOUNTANT),
         "aggregation.weighting": (run.aggregation.weighting, "uniform"),

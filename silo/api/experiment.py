@@ -32,6 +32,7 @@ METRIC_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,31}")
 Release = Literal["model", "metrics", "records"]
 Custody = Literal["shared", "threshold"]
 Weighting = Literal["uniform", "examples"]
+Unit = Literal["record", "patient"]
 RELEASES: tuple[Release, ...] = get_args(Release)
 
 # Bounds on what is accepted at all; a silo's policy is where institutions set what they allow. Above these an
@@ -45,6 +46,8 @@ MAX_STEPS = 1_000_000
 # A noise share narrower than 4 steps of its integers is no longer nearly Gaussian; wider than 2048, a 16-bit field
 # would hold little but noise.
 MIN_SHARE_SIGMA, MAX_SHARE_SIGMA = 4.0, 2048.0
+# A patient with more records than this has them cut off: a batch has to fit the memory whoever is in it.
+MAX_RECORDS_PER_PATIENT = 4096
 
 
 def _reject(owner: str, field: str, value: object, wants: str) -> ConfigError:
@@ -66,13 +69,16 @@ def _integer(owner: str, field: str, value: object, wants: str, low: int, high: 
 
 @dataclass(frozen=True)
 class LocalDP:
-    """DP-SGD inside each silo: (epsilon, delta) per record under add/remove adjacency, for the whole run.
+    """DP-SGD inside each silo: (epsilon, delta) per ``unit`` under add/remove adjacency, for the whole run.
 
     Each of a round's ``steps_per_round`` steps includes every record independently with probability ``sample_rate``,
     clips its gradient to L2 norm ``clipping_norm``, adds Gaussian noise to the sum, divides by ``expected_batch`` and
     takes a plain gradient step of ``learning_rate``. The noise multiplier is calibrated from the rest
     (:mod:`silo.training.accounting`). ``expected_batch`` is the same public number at every silo, never a count of
     records. Holds even if the encryption is broken. Source: Abadi et al. 2016; PROTOCOL section 5.
+
+    With ``unit="patient"`` read "patient" for "record": patients are sampled, and the sum of the gradients of at most
+    ``records_per_patient`` of one's records is clipped once. The silo's ``data.toml`` says which column names patients.
     """
 
     epsilon: float
@@ -82,7 +88,8 @@ class LocalDP:
     steps_per_round: int
     expected_batch: float
     learning_rate: float
-    unit: Literal["record"] = "record"
+    unit: Unit = "record"
+    records_per_patient: int | None = None
 
     mechanism = "local-dp"
     adjacency = "add-remove"
@@ -93,8 +100,6 @@ class LocalDP:
         _integer(owner, "steps_per_round", self.steps_per_round, f"a whole number from 1 to {MAX_STEPS}", 1, MAX_STEPS)
         wants = "above 0: a public guess of sample_rate x records of one silo, not a count of its data"
         _number(owner, "expected_batch", self.expected_batch, wants, 0, 1e9)
-        if self.unit != "record":
-            raise _reject(owner, "unit", self.unit, "'record': LocalDP protects one record")
 
 
 @dataclass(frozen=True)
@@ -102,8 +107,9 @@ class DistributedDP:
     """Central DP-SGD without a centre: every silo adds a share of the noise, and only the sum is ever opened.
 
     Each round is one step. Every silo includes each of its records with probability ``sample_rate``, clips each one's
-    gradient to L2 norm ``clipping_norm``, and sends the sum with a noise share inside the encryption. The shares of
-    ``minimum_silos`` - ``colluders`` silos make the noise that (epsilon, delta) is proven with, per record under
+    gradient to L2 norm ``clipping_norm``, and sends the sum with a noise share inside the encryption (with
+    ``unit="patient"`` each patient's, as in :class:`LocalDP`). The shares of
+    ``minimum_silos`` - ``colluders`` silos make the noise that (epsilon, delta) is proven with, per ``unit`` under
     add/remove adjacency, for the whole run: ``minimum_silos`` uploads are in every sum that is opened, and up to
     ``colluders`` of those silos may have pooled what they know, or sent no noise. The sum is divided by
     ``expected_batch``, a public guess of sample_rate x the records of all silos together, and the server optimiser
@@ -123,7 +129,8 @@ class DistributedDP:
     minimum_silos: int
     colluders: int = 1
     share_sigma: float = 32.0
-    unit: Literal["record"] = "record"
+    unit: Unit = "record"
+    records_per_patient: int | None = None
 
     mechanism = "distributed-dp"
     adjacency = "add-remove"
@@ -140,8 +147,6 @@ class DistributedDP:
         _integer(owner, "colluders", self.colluders, wants, 1, self.minimum_silos - 1)
         wants = f"at least {MIN_SHARE_SIGMA:g} and at most {MAX_SHARE_SIGMA:g}"
         _number(owner, "share_sigma", self.share_sigma, wants, MIN_SHARE_SIGMA * (1 - 1e-12), MAX_SHARE_SIGMA)
-        if self.unit != "record":
-            raise _reject(owner, "unit", self.unit, "'record': DistributedDP protects one record")
 
     @property
     def honest(self) -> int:
@@ -162,6 +167,15 @@ def _check_constants(owner: str, privacy: Privacy) -> None:
     wants = "above 0 and at most 1 (1 takes every record in each step)"
     _number(owner, "sample_rate", privacy.sample_rate, wants, 0, 1)
     _number(owner, "learning_rate", privacy.learning_rate, "above 0", 0, 1e6)
+    if privacy.unit not in get_args(Unit):
+        raise _reject(owner, "unit", privacy.unit, "'record' or 'patient': whom epsilon protects")
+    most = privacy.records_per_patient
+    if privacy.unit == "record":
+        if most is not None:
+            raise _reject(owner, "records_per_patient", most, "left out with unit 'record'")
+        return
+    wants = f"a whole number from 1 to {MAX_RECORDS_PER_PATIENT}: how many records of one patient count"
+    _integer(owner, "records_per_patient", most, wants, 1, MAX_RECORDS_PER_PATIENT)
 
 
 @dataclass(frozen=True)

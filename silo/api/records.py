@@ -85,10 +85,18 @@ class Records:
     """Rows of one silo. ``records["age"]`` is a read-only 1-D array: float64 (NaN missing) or str ("" missing).
 
     ``source`` is the ``sha256:`` digest of the bytes the rows were read from ("" if they were not read from a file).
+    ``patients`` says whose each row is, str (n,), if the silo's data declare that; an experiment is not given it.
     Neither ``repr`` nor any error shows a value or the number of rows.
     """
 
-    def __init__(self, schema: Schema, columns: Mapping[str, NDArray[np.generic]], *, source: str = "") -> None:
+    def __init__(
+        self,
+        schema: Schema,
+        columns: Mapping[str, NDArray[np.generic]],
+        *,
+        source: str = "",
+        patients: NDArray[np.str_] | None = None,
+    ) -> None:
         missing = [name for name in schema.names if name not in columns]
         if missing:
             raise ConfigError(f"columns are missing: {', '.join(missing)}", where=f"schema {schema.name!r}")
@@ -102,7 +110,9 @@ class Records:
                 raise ConfigError(f"column {column.name!r} must be 1-D", where=f"schema {schema.name!r}")
             values.setflags(write=False)
             self._columns[column.name] = values
-        if len({len(values) for values in self._columns.values()}) > 1:
+        self.patients = patients
+        everything = [*self._columns.values(), *([] if patients is None else [patients])]
+        if len({len(values) for values in everything}) > 1:
             raise ConfigError("the columns differ in length", where=f"schema {schema.name!r}")
 
     def __len__(self) -> int:
@@ -122,7 +132,13 @@ class Records:
 
     def take(self, rows: NDArray[np.integer]) -> Records:
         """Return the given rows (indices, shape (k,)) as new records under the same schema and source."""
-        return Records(self.schema, {n: values[rows] for n, values in self._columns.items()}, source=self.source)
+        patients = None if self.patients is None else self.patients[rows]
+        columns = {name: values[rows] for name, values in self._columns.items()}
+        return Records(self.schema, columns, source=self.source, patients=patients)
+
+    def without_patients(self) -> Records:
+        """Return the same rows without whose they are: what an experiment is given."""
+        return self if self.patients is None else Records(self.schema, self._columns, source=self.source)
 
     def numbers(self, name: str) -> NDArray[np.float64]:
         """Return a numeric column, float64 (n,), NaN where missing."""

@@ -253,6 +253,16 @@ def _open(home: Home, name: str, epsilon_cap: float, delta: float, filter_name: 
         if present is None:
             terms = {"epsilon_cap": wanted.epsilon_cap, "delta": wanted.delta, "filter": wanted.filter, "unit": unit}
             data = home.data()
+            unlike = [
+                each.name for each in data if each.population == name and (each.patients is None) == (unit == "patient")
+            ]
+            if unlike:
+                raise ConfigError(
+                    f"a budget per {unit}, and {unlike[0]} declares "
+                    + ("no patients" if unit == "patient" else "patients"),
+                    where=str(home.path / "data.toml"),
+                    fix="set unit and `patients` (the column that says whose a row is) of the data set there",
+                )
             if any(each.population == name and each.terms != tuple(terms.values()) for each in data):
                 write_data(home.path, [e.model_copy(update=terms) if e.population == name else e for e in data])
         return ledger.open_population(name, wanted.epsilon_cap, wanted.delta, wanted.filter, unit=wanted.unit)

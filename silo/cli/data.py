@@ -62,6 +62,9 @@ def add(
         float | None, typer.Option("--delta", help="Of all its runs together; well below 1 / number of records.")
     ] = None,
     filter_name: Annotated[str, typer.Option("--filter", help="basic, gdp (q = 1 only) or rdp(ORDER).")] = "basic",
+    patients: Annotated[
+        str | None, typer.Option("--patients", help="The column that says whose a row is: the budget is per patient.")
+    ] = None,
     different_people: Annotated[
         str | None,
         typer.Option("--different-people", help="Why nobody of a new population is in the ones you have; on record."),
@@ -120,6 +123,9 @@ def add(
         fields["table"] = table
     if old is None:
         fields |= {"filter": filter_name, "split_seed": split_seed, "public": public}
+        fields |= {"patients": patients, "unit": "record" if patients is None else "patient"}
+    elif patients is not None:
+        fields["patients"] = patients  # a new extract may call it something else; the unit stays
     fields |= {"name": name, "source": _source(source)}
     if isinstance(fields.get("table"), dict):
         fields["table"] = old.table if old is not None else None
@@ -231,7 +237,7 @@ def _read(dataset: DataSet, home: Home) -> Records:
     from silo.agent.prepare import source_of
     from silo.data import load
 
-    return load(source_of(dataset, home.path), schema=dataset.schema_of)
+    return load(source_of(dataset, home.path), schema=dataset.schema_of, patients=dataset.patients)
 
 
 def _one_budget(home: Home, dataset: DataSet, old: DataSet | None, digest: str, different: str | None) -> None:

@@ -93,7 +93,7 @@ def _audit_harness(given: dict[str, Any], canaries: int, repeat: int, as_json: b
     setting = replace(setting, dimensions=max(setting.dimensions, canaries)) if "dimensions" not in given else setting
     setting = replace(setting, **given)
     audits = [audit_product(setting) for _ in range(repeat)]
-    facts = {"on": "made-up gradients", "dimensions": setting.dimensions, "charged": None}
+    facts = {"on": "made-up gradients", "dimensions": setting.dimensions, "charged": None, "unit": "record"}
     _report(audits, facts, as_json)
 
 
@@ -122,7 +122,7 @@ def _audit_experiment(home: Home, path: Path, canaries: int, charge: bool, as_js
         )
     experiment = load_experiment_bytes(code, digest)
     dataset = choose_dataset(home, experiment.purpose)
-    records = load(source_of(dataset, home.path), schema=dataset.schema_of)
+    records = load(source_of(dataset, home.path), schema=dataset.schema_of, patients=dataset.patients)
     if not isinstance(experiment.privacy, LocalDP):
         raise ConfigError(
             f"{experiment.privacy.mechanism} noise is whole only in the sum over silos",
@@ -138,10 +138,12 @@ def _audit_experiment(home: Home, path: Path, canaries: int, charge: bool, as_js
         return
     data = to_tensors(experiment, records)  # all of them: nothing is tested, and a split is one more thing to get wrong
     with home.ledger() as ledger:
-        found = audit_release(ledger, account, experiment, plan, data, records.schema, canaries=canaries)
+        found = audit_release(
+            ledger, account, experiment, plan, data, records.schema, canaries=canaries, patients=records.patients
+        )
     _log(home, account, found)
     charged = {"population": account.population, "run": account.run, "epsilon": price, "delta": plan.delta}
-    facts = {"on": f"experiment {experiment.name}", "dimensions": parameters, "charged": charged}
+    facts = {"on": f"experiment {experiment.name}", "dimensions": parameters, "charged": charged, "unit": plan.unit}
     _report([found], facts, as_json)
 
 
@@ -176,7 +178,6 @@ def _report(audits: list[Audit], facts: dict[str, Any], as_json: bool) -> None:
             {
                 **facts,
                 "method": "one-run audit (Steinke, Nasr, Jagielski 2023)",
-                "unit": "record",
                 "adjacency": "add/remove",
                 "accountant": "pld",
                 "proven_epsilon": first.proven,
@@ -228,7 +229,7 @@ def _print_tables(audits: list[Audit], facts: dict[str, Any]) -> None:
     console().print(table)
     console().print(
         f"the most that {first.guesses} guesses can show is {first.ceiling:.2f}, {first.canaries} would show "
-        f"{ceiling(first.canaries):.2f}; per record, add/remove adjacency, accountant pld, "
+        f"{ceiling(first.canaries):.2f}; per {facts['unit']}, add/remove adjacency, accountant pld, "
         f"{facts['dimensions']} parameters"
     )
     charged = facts["charged"]

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silo.api.records import Column, Numeric, Records, Schema
-from silo.data.schema import HEART, SCHEMAS
+from silo.data.schema import HEART, SCHEMAS, accepts, with_key
 from silo.data.sources import PYTHON, from_folder, from_function, from_parquet
 from silo.errors import ConfigError
 
@@ -37,16 +37,30 @@ PREFIX = "uci-heart:"
 MAX_BYTES = 1 << 30
 
 
-def load(source: str, *, schema: Schema | None = None) -> Records:
+def load(source: str, *, schema: Schema | None = None, patients: str | None = None) -> Records:
     """Return the records of ``"uci-heart:HOSPITAL"``, of a CSV or Parquet file (``.parquet``), of a folder of such
     files, or of ``"python:package.module:function"``. Its columns are those of ``schema``, or of one that Silo knows.
 
     A CSV is UTF-8 with one header line; an empty cell is a missing value, columns outside the schema are ignored.
-    Raises :class:`~silo.errors.ConfigError` naming file, row (the header is row 1) and column.
+    ``patients`` names the column that says whose a row is, any text. A row in which it is empty is left out: it may be
+    anybody's, so no bound on what one patient contributes could hold with it, and nothing tells others that it was
+    there. Raises :class:`~silo.errors.ConfigError` naming file, row (the header is row 1) and column.
     """
     if source.startswith(PREFIX):
+        if patients is not None:
+            raise ConfigError(
+                f"the shipped tables have no column {patients!r}",
+                where=f"data source {source}",
+                fix="each of their rows is one patient: use unit record",
+            )
         return _load_hospital(source.removeprefix(PREFIX))
     schemas = SCHEMAS if schema is None else (schema,)
+    if patients is None:
+        return _load(source, schemas)
+    return _told_apart(_load(source, tuple(with_key(each, patients) for each in schemas)), patients)
+
+
+def _load(source: str, schemas: tuple[Schema, ...]) -> Records:
     if source.startswith(PYTHON):
         return from_function(source, lambda header, where: _match(header, where, schemas))
     if source and "\0" not in source and Path(source).is_dir():
@@ -69,6 +83,14 @@ def _load_file(source: str, schemas: tuple[Schema, ...]) -> Records:
     if path.suffix.lower() == ".parquet":
         return from_parquet(content, source, lambda header, where: _match(header, where, schemas))
     return _parse(content, source, schemas)
+
+
+def _told_apart(records: Records, patients: str) -> Records:
+    """Return the records with the last column, ``patients``, taken off: it says whose they are, and is no feature."""
+    schema = Schema(records.schema.name, records.schema.columns[:-1])
+    keys = records[patients].astype(np.str_)
+    columns = {name: records[name] for name in schema.names}
+    return Records(schema, columns, source=records.source, patients=keys).take(np.flatnonzero(keys != ""))
 
 
 def _load_hospital(name: str) -> Records:
@@ -134,7 +156,7 @@ def _values(column: Column, cells: Iterator[tuple[int, str]], file: str) -> Iter
     for number, cell in cells:
         where = f"{file}, row {number}, column {column.name!r}"
         if not isinstance(column, Numeric):
-            if cell and cell not in column.values:
+            if cell and not accepts(column, cell):
                 raise ConfigError(
                     "not one of the categories", where=where, fix=f"use {', '.join(column.values)} or nothing"
                 )

@@ -6,7 +6,10 @@ records: those would be statistics of private data and would need privacy budget
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from silo.api.records import Categorical, Numeric, Schema
+from silo.errors import ConfigError
 
 HEART = Schema(
     "uci-heart",
@@ -41,3 +44,26 @@ HEART = Schema(
 )
 
 SCHEMAS: tuple[Schema, ...] = (HEART,)
+
+
+@dataclass(frozen=True)
+class Key(Categorical):
+    """A column of any text that says whose a row is; loading takes it off again, before anybody sees the records."""
+
+    values: tuple[str, ...] = ("any text",)
+
+
+def with_key(schema: Schema, name: str) -> Schema:
+    """Return the schema with a last column ``name`` of keys; raise :class:`ConfigError` if it is one of its own."""
+    if not name or name in schema.names:
+        raise ConfigError(
+            f"column {name!r} cannot say whose a row is: the schema {schema.name!r} has it as data",
+            where="data.toml, patients",
+            fix="name the column that identifies the patient",
+        )
+    return Schema(schema.name, (*schema.columns, Key(name)))
+
+
+def accepts(column: Categorical, cell: str) -> bool:
+    """Tell whether a column may hold a text."""
+    return isinstance(column, Key) or cell in column.values

@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from silo.api.records import Column, Numeric, Records, Schema
+from silo.data.schema import accepts
 from silo.errors import ConfigError
 
 PYTHON = "python:"
@@ -144,7 +145,7 @@ def _category(column: Column, cell: Any, file: str, row: int) -> str:
     if _absent(cell):
         return ""
     word = str(cell).upper() if isinstance(cell, bool | np.bool_) else str(cell).strip()
-    if word and word not in column.values:
+    if word and not accepts(column, word):
         raise ConfigError(
             "not one of the categories",
             where=f"{file}, row {row}, column {column.name!r}",

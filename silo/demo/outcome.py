@@ -225,12 +225,15 @@ def _privacy(played: Played) -> Privacy:
         epsilon=spec.epsilon,
         delta=spec.delta,
         unit=spec.unit,
-        adjacency="add or remove one record",
+        adjacency=f"add or remove one {spec.unit}",
         accountant="dp_accounting PLD, pessimistic, rounded up",
         composition="rounds compose, over the sampled union of the silos' records"
         if distributed
         else "steps compose within a silo; silos hold different records (parallel composition)",
-        contribution_bound="one record, its gradient clipped to the norm below in every step it is sampled in",
+        contribution_bound="one record, its gradient clipped to the norm below in every step it is sampled in"
+        if spec.unit == "record"
+        else f"the first {spec.records_per_patient} records of one patient, the sum of their gradients clipped once to "
+        "the norm below in every step the patient is sampled in",
         clipping_norm=spec.clipping_norm,
         noise_multiplier=spec.noise_multiplier,
         sample_rate=spec.sample_rate,

@@ -55,11 +55,12 @@ class DataSet(Document):
     """One table of ``data.toml``: a data set, whose people are in it, and what they may be used for.
 
     All data sets of one ``population`` share its budget: ``epsilon_cap`` at ``delta`` for its life, as ``filter`` adds
-    up, per ``unit``. ``metrics_epsilon`` is what one noised release of metrics costs it; at 0 metrics are never noised,
-    so a policy that demands noise keeps them in the silo. ``source`` is a registered one (``uci-heart:cleveland``), a
-    path, or ``python:package.module:function``; ``split_seed`` fixes which records test the model; it is public.
-    ``table`` describes the columns, where it is not a schema that Silo knows; ``records`` is how many there were when
-    the table was added, for this silo's own people.
+    up, per ``unit``. With unit "patient", ``patients`` names the column of the table that says whose a row is; rows
+    in which it is empty are left out. ``metrics_epsilon`` is what one noised release of metrics costs it; at 0 metrics
+    are never noised, so a policy that demands noise keeps them in the silo. ``source`` is a registered one
+    (``uci-heart:cleveland``), a path, or ``python:package.module:function``; ``split_seed`` fixes which records test
+    the model; it is public. ``table`` describes the columns, where it is not a schema that Silo knows; ``records`` is
+    how many there were when the table was added, for this silo's own people.
     """
 
     name: Slug
@@ -78,6 +79,7 @@ class DataSet(Document):
     filter: str = "basic"
     metrics_epsilon: Annotated[float, Field(ge=0, le=20)] = 0.0
     unit: Literal["record", "patient"] = "record"
+    patients: Text | None = None
     split_seed: Annotated[int, Field(ge=0, lt=1 << 53)] = 0
     records: Annotated[int, Field(ge=0)] | None = None
     table: Table | None = None
@@ -90,6 +92,8 @@ class DataSet(Document):
             filter_named(self.filter)
         except ConfigError as error:
             raise ValueError(str(error)) from error
+        if (self.unit == "patient") != (self.patients is not None):
+            raise ValueError('unit "patient" needs `patients`, the column that says whose a row is; unit "record" none')
         return self
 
     @property

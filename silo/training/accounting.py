@@ -1,8 +1,8 @@
 """Epsilon from the noise, and the noise from epsilon.
 
-Every epsilon here is for a public delta, per record, add/remove adjacency, by the privacy loss distribution (PLD)
-accountant of ``dp_accounting`` with pessimistic rounding (Koskela et al. 2020; Doroshenko et al. 2022). Results are
-rounded up, and noise is calibrated so that what is reported afterwards is never above what was asked.
+Every epsilon here is for a public delta, per unit (a record, or a patient), add/remove adjacency, by the privacy loss
+distribution (PLD) accountant of ``dp_accounting`` with pessimistic rounding (Koskela et al. 2020; Doroshenko et al.
+2022). Results are rounded up, and noise is calibrated so that what is reported is never above what was asked.
 
 What the accountant is given is what happens: ``PoissonSampled(q, Gaussian(z'))`` once per step, steps as counted by the
 optimiser, and z' a little below the noise multiplier z to cover arithmetic (:func:`effective_multiplier`).
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import dp_accounting
 
 from silo.api import LocalDP
-from silo.api.experiment import MAX_ROUNDS, MAX_STEPS
+from silo.api.experiment import MAX_ROUNDS, MAX_STEPS, Unit
 from silo.errors import ConfigError
 from silo.training.noise import DISTANCE, UNITS
 
@@ -162,6 +162,8 @@ class Plan:
     learning_rate: float
     rounds: int
     parameters: int
+    unit: Unit = "record"
+    records_per_patient: int | None = None
 
     @property
     def steps(self) -> int:
@@ -190,6 +192,8 @@ class Plan:
             steps_per_round=self.steps_per_round,
             expected_batch=self.expected_batch,
             learning_rate=self.learning_rate,
+            unit=self.unit,
+            records_per_patient=self.records_per_patient,
         )
         if not (1 <= self.rounds <= MAX_ROUNDS and self.steps <= MAX_STEPS):
             # Composing more than this takes the accountant minutes: a manifest could stop a silo's agent with it.
@@ -240,4 +244,6 @@ def make_plan(privacy: LocalDP, rounds: int, parameters: int) -> Plan:
         learning_rate=float(privacy.learning_rate),
         rounds=rounds,
         parameters=parameters,
+        unit=privacy.unit,
+        records_per_patient=privacy.records_per_patient,
     )

@@ -61,8 +61,11 @@ def audit_release(
     *,
     canaries: int,
     seed: int = 0,
+    patients: NDArray[np.str_] | None = None,
 ) -> Audit:
     """Return the audit of ``experiment`` on ``data``, (features (n, ...), targets (n,)), after charging all its steps.
+
+    ``patients``, str (n,), says whose each record is, where the plan protects patients; each canary is one of its own.
 
     Raises :class:`~silo.errors.BudgetExceeded` before anything is trained if the population's budget does not cover
     the whole plan, and what :class:`~silo.training.trainer.LocalTrainer` raises; what was charged stays charged.
@@ -79,6 +82,7 @@ def audit_release(
         delta=plan.delta,
         code_digest=account.code_digest,
         data_digest=account.data_digest,
+        unit=plan.unit,
         part=PART,
     )
     try:
@@ -86,7 +90,10 @@ def audit_release(
         included = (Csprng().uint64(canaries) & np.uint64(1)).astype(np.bool_)
         rows = torch.from_numpy(np.flatnonzero(included))
         features, targets = (torch.cat([ours, theirs[rows]]) for ours, theirs in zip(data, strangers, strict=True))
-        trainer = LocalTrainer(experiment, plan, features, targets, seed=seed)
+        owners = patients
+        if patients is not None:
+            owners = np.concatenate([patients, [f"canary\n{row}" for row in rows.tolist()]])  # no patient's name
+        trainer = LocalTrainer(experiment, plan, features, targets, seed=seed, patients=owners)
         weights = flatten(build_model(experiment, seed))
         overlaps, aligned, energy = np.zeros((canaries, canaries)), np.zeros(canaries), 0.0
         for number in range(1, plan.rounds + 1):

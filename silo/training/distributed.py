@@ -25,6 +25,7 @@ from silo.training.distributed_plan import DistributedPlan
 from silo.training.gradients import RecordGradients
 from silo.training.optimizer import clipped_sums
 from silo.training.shares import ShareSampler
+from silo.training.units import units_of
 
 
 @dataclass(frozen=True)
@@ -38,16 +39,31 @@ class Share:
 class DistributedTrainer:
     """Draws one silo's shares and keeps the count of steps over the rounds of a run. Not for two threads at once.
 
-    ``features`` (n, ...) and ``targets`` (n,) are the silo's; n may be 0. ``seed`` is the public seed of the model.
+    ``features`` (n, ...) and ``targets`` (n,) are the silo's; n may be 0. ``seed`` is the public seed of the model;
+    ``patients``, str (n,), says whose each row is, where the plan protects patients.
     """
 
     def __init__(
-        self, experiment: Experiment, plan: DistributedPlan, features: Tensor, targets: Tensor, *, seed: int
+        self,
+        experiment: Experiment,
+        plan: DistributedPlan,
+        features: Tensor,
+        targets: Tensor,
+        *,
+        seed: int,
+        patients: NDArray[np.str_] | None = None,
     ) -> None:
         self._name = experiment.name
         self._plan = plan
         self._rng = Csprng()
-        self._gradients = RecordGradients(experiment, features, targets, parameters=plan.parameters, seed=seed)
+        self._gradients = RecordGradients(
+            experiment,
+            features,
+            targets,
+            parameters=plan.parameters,
+            seed=seed,
+            units=units_of(plan.unit, plan.records_per_patient, patients, len(targets)),
+        )
         self._sampler = ShareSampler(plan.share_sigma)
         self.steps = 0
 

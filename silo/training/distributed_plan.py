@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import dp_accounting
 
 from silo.api import DistributedDP
+from silo.api.experiment import Unit
 from silo.errors import ConfigError
 from silo.training.accounting import ARITHMETIC, bounded_epsilon, gaussian_event, least_multiplier
 from silo.training.shares import DISTANCE, SMOOTHING, TAIL
@@ -77,6 +78,8 @@ class DistributedPlan:
     value_bits: int
     rounds: int
     parameters: int
+    unit: Unit = "record"
+    records_per_patient: int | None = None
 
     steps_per_round = 1
 
@@ -154,6 +157,8 @@ class DistributedPlan:
             minimum_silos=self.minimum_silos,
             colluders=self.colluders,
             share_sigma=self.share_sigma,
+            unit=self.unit,
+            records_per_patient=self.records_per_patient,
         )
         if self.rounds < 1 or self.parameters < 1 or not 0 < self.scale < math.inf or not 2 <= self.value_bits <= 24:
             raise ConfigError("rounds, parameters, scale or value_bits is out of range", where="privacy plan")
@@ -210,6 +215,8 @@ def make_distributed_plan(privacy: DistributedDP, rounds: int, parameters: int, 
         value_bits=value_bits,
         rounds=rounds,
         parameters=parameters,
+        unit=privacy.unit,
+        records_per_patient=privacy.records_per_patient,
     )
     plan.verify()
     return plan

@@ -1,4 +1,4 @@
-"""Gradients of single records: a Poisson batch of one silo's records, run through the experiment's model and loss.
+"""Gradients of single records, or patients: a Poisson batch of them, run through the experiment's model and loss.
 
 Invariant: what a batch costs others to know is nothing: an empty one skips the model, and no error quotes a record.
 What the gradients become (clipped, summed, noised) is :mod:`silo.training.optimizer`'s and
@@ -21,15 +21,26 @@ from silo.api import Experiment
 from silo.errors import ConfigError, SiloError
 from silo.training.model import build_model, count, ignored_warnings, torch_generator, trainable, unflatten
 from silo.training.sampling import poisson_sample
+from silo.training.units import Records, Units, sum_by_owner
 
 
 class RecordGradients:
     """The experiment's model over one silo's tensors: features (n, ...) and targets (n,), n may be 0.
 
-    ``seed`` is the public seed of the model, ``parameters`` the d it must have. Not for two threads at once.
+    ``seed`` is the public seed of the model, ``parameters`` the d it must have; ``units`` are what is sampled, each
+    record by itself if None. Not for two threads at once.
     """
 
-    def __init__(self, experiment: Experiment, features: Tensor, targets: Tensor, *, parameters: int, seed: int):
+    def __init__(
+        self,
+        experiment: Experiment,
+        features: Tensor,
+        targets: Tensor,
+        *,
+        parameters: int,
+        seed: int,
+        units: Units | None = None,
+    ) -> None:
         from opacus import GradSampleModule
 
         if len(features) != len(targets):
@@ -37,6 +48,7 @@ class RecordGradients:
         self._experiment = experiment
         self._features = features
         self._targets = targets
+        self._units = Records(len(targets)) if units is None else units
         model = build_model(experiment, seed)
         if count(model) != parameters:
             raise ConfigError(
@@ -71,11 +83,13 @@ class RecordGradients:
             yield
 
     def sample(self, rate: float, rng: Csprng) -> None:
-        """Draw a batch, each record with probability ``rate``, and set ``p.grad_sample``, shape (m, \\*p.shape)."""
-        rows = torch.from_numpy(poisson_sample(len(self._targets), rate, rng))
+        """Draw a batch, each unit with probability ``rate``, and set ``p.grad_sample``, (m, \\*p.shape) for m units."""
+        batch = self._units.batch(poisson_sample(len(self._units), rate, rng))
+        rows = torch.from_numpy(batch.rows)
         self.clear()
         if len(rows):
             self._backward(self._features[rows], self._targets[rows])
+            sum_by_owner(self.parameters, batch)
         else:
             for p in self.parameters:
                 p.grad_sample = p.new_zeros((0, *p.shape))  # type: ignore[attr-defined]

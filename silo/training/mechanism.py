@@ -9,7 +9,7 @@ are used in the same way, so that a run is one flow.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -112,7 +112,7 @@ def plan_for(experiment: Experiment, parameters: int) -> AnyPlan:
     return make_plan(privacy, experiment.rounds, parameters)
 
 
-def privacy_spec(plan: AnyPlan, unit: Literal["record", "patient"] = "record") -> PrivacySpec:
+def privacy_spec(plan: AnyPlan) -> PrivacySpec:
     """Return what the run manifest says of a plan."""
     distributed = isinstance(plan, DistributedPlan)
     own = ("minimum_silos", "colluders", "share_sigma", "scale") if distributed else ()
@@ -120,7 +120,8 @@ def privacy_spec(plan: AnyPlan, unit: Literal["record", "patient"] = "record") -
         mechanism="distributed-dp" if distributed else "local-dp",
         epsilon=plan.epsilon,
         delta=plan.delta,
-        unit=unit,
+        unit=plan.unit,
+        records_per_patient=plan.records_per_patient,
         adjacency="add-remove",
         accountant=ACCOUNTANT,
         clipping_norm=plan.clipping_norm,
@@ -163,6 +164,8 @@ def plan_of(run: RunManifest) -> AnyPlan:
             learning_rate=spec.learning_rate,
             rounds=run.rounds,
             parameters=parameters,
+            unit=spec.unit,
+            records_per_patient=spec.records_per_patient,
         )
         plan.verify()
         return plan
@@ -181,6 +184,8 @@ def plan_of(run: RunManifest) -> AnyPlan:
         value_bits=run.encryption.value_bits,
         rounds=run.rounds,
         parameters=parameters,
+        unit=spec.unit,
+        records_per_patient=spec.records_per_patient,
     )
     plan.verify()
     claims = (("noise_multiplier", spec.noise_multiplier), ("value_bound", run.encryption.value_bound))
@@ -196,16 +201,25 @@ def plan_of(run: RunManifest) -> AnyPlan:
 
 
 def mechanism_for(
-    run: RunManifest, plan: AnyPlan, experiment: Experiment, features: Tensor, targets: Tensor
+    run: RunManifest,
+    plan: AnyPlan,
+    experiment: Experiment,
+    features: Tensor,
+    targets: Tensor,
+    patients: NDArray[np.str_] | None = None,
 ) -> Mechanism:
-    """Return the mechanism of a run over one silo's training records, features (n, ...) and targets (n,)."""
+    """Return the mechanism of a run over one silo's training records, features (n, ...) and targets (n,).
+
+    ``patients``, str (n,), says whose each record is, where the run protects patients.
+    """
     server, seed = server_optimizer(run.aggregation), run.model.seed
     if isinstance(plan, DistributedPlan):
         from silo.training.distributed import DistributedTrainer
 
-        return DistributedMechanism(DistributedTrainer(experiment, plan, features, targets, seed=seed), plan, server)
+        distributed = DistributedTrainer(experiment, plan, features, targets, seed=seed, patients=patients)
+        return DistributedMechanism(distributed, plan, server)
     from silo.training.trainer import LocalTrainer
 
-    trainer = LocalTrainer(experiment, plan, features, targets, seed=seed)
+    trainer = LocalTrainer(experiment, plan, features, targets, seed=seed, patients=patients)
     codec = FixedPoint(run.encryption.value_bound, run.encryption.value_bits)
     return LocalMechanism(trainer, codec, server)

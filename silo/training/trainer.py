@@ -22,6 +22,7 @@ from silo.api import Experiment, Records
 from silo.errors import BudgetExceeded, ConfigError, SiloError
 from silo.training.accounting import Plan
 from silo.training.gradients import RecordGradients
+from silo.training.units import units_of
 
 
 @dataclass(frozen=True)
@@ -36,16 +37,33 @@ class LocalTrainer:
     """Trains on one silo's tensors; keeps the count of private steps over the rounds of a run.
 
     ``features`` (n, ...) and ``targets`` (n,) come from :func:`to_tensors`; n may be 0. ``seed`` is the public seed of
-    the model. Not for two threads at once.
+    the model; ``patients``, str (n,), says whose each row is, where the plan protects patients. Not for two threads at
+    once.
     """
 
-    def __init__(self, experiment: Experiment, plan: Plan, features: Tensor, targets: Tensor, *, seed: int) -> None:
+    def __init__(
+        self,
+        experiment: Experiment,
+        plan: Plan,
+        features: Tensor,
+        targets: Tensor,
+        *,
+        seed: int,
+        patients: NDArray[np.str_] | None = None,
+    ) -> None:
         from silo.training.optimizer import SiloOptimizer
 
         self._experiment = experiment
         self._plan = plan
         self._rng = Csprng()
-        self._gradients = RecordGradients(experiment, features, targets, parameters=plan.parameters, seed=seed)
+        self._gradients = RecordGradients(
+            experiment,
+            features,
+            targets,
+            parameters=plan.parameters,
+            seed=seed,
+            units=units_of(plan.unit, plan.records_per_patient, patients, len(targets)),
+        )
         self._optimizer = SiloOptimizer(
             torch.optim.SGD(self._gradients.parameters, lr=plan.learning_rate),
             noise_multiplier=plan.noise_multiplier,
@@ -106,7 +124,7 @@ def to_tensors(experiment: Experiment, records: Records) -> tuple[Tensor, Tensor
     """
     where = f"experiment {experiment.name!r}, tensors"
     try:
-        pair = experiment.tensors(records)
+        pair = experiment.tensors(records.without_patients())
     except SiloError:
         raise
     except Exception as error:

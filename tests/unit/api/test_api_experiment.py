@@ -70,7 +70,7 @@ def test_defaults_are_shared_custody_uniform_weights_and_all_releases() -> None:
         ("steps_per_round", True),
         ("expected_batch", 0),
         ("learning_rate", -0.1),
-        ("unit", "patient"),
+        ("unit", "household"),
     ],
 )
 def test_a_privacy_number_out_of_range_is_named_with_its_value(field: str, value: object) -> None:

@@ -6,9 +6,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+from silo.api import Records
 from silo.data import HEART, HOSPITALS, load
 from silo.errors import ConfigError
+from silo.training.trainer import to_tensors
+from tests.unit.training.training_support import make
 
 HEADER = ",".join(HEART.names)
 ROW = "63,Male,typical angina,145,233,TRUE,lv hypertrophy,150,FALSE,2.3,downsloping,0,fixed defect,0"
@@ -142,3 +146,57 @@ def test_files_that_cannot_be_read_or_are_not_text_are_refused(tmp_path: Path) -
     for source in (str(tmp_path / "nothing.csv"), "", "a\0b"):
         with pytest.raises(ConfigError, match="cannot be read"):
             load(source)
+
+
+def test_a_column_of_patients_is_read_and_no_experiment_is_given_it(tmp_path: Path) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text(f"nhs,{HEADER}\n{SECRET},{ROW}\n b ,{ROW}\n{SECRET},{ROW}\n")
+    records = load(str(file), patients="nhs")
+    assert records.patients is not None
+    assert records.patients.tolist() == [SECRET, "b", SECRET]
+    assert records.take(np.array([1])).patients.tolist() == ["b"]
+    assert load(str(file)).patients is records.without_patients().patients is None
+    assert SECRET not in repr(records)
+    given: list[Records] = []
+
+    def tensors(handed: Records) -> tuple[torch.Tensor, torch.Tensor]:
+        given.append(handed)
+        return torch.zeros(len(handed), 1), torch.zeros(len(handed))
+
+    to_tensors(make(tensors=tensors), records)
+    assert given[0].patients is None
+    assert SECRET not in repr(vars(given[0]))
+
+
+def test_rows_that_say_no_patient_are_left_out_and_leave_no_trace(tmp_path: Path) -> None:
+    """They may be anybody's: as units of their own, somebody with many of them would count many times."""
+    whole, without = tmp_path / "whole.csv", tmp_path / "without.csv"
+    other = "40,Female,,,,,,,,,,,,2"
+    whole.write_text(f"nhs,{HEADER}\na,{ROW}\n,{other}\n  ,{other}\nb,{ROW}\n")
+    without.write_text(f"nhs,{HEADER}\na,{ROW}\nb,{ROW}\n")
+    found, expected = load(str(whole), patients="nhs"), load(str(without), patients="nhs")
+    assert [*found.row_bytes()] == [*expected.row_bytes()]
+    assert found.patients.tolist() == expected.patients.tolist() == ["a", "b"]
+    none = tmp_path / "none.csv"
+    none.write_text(f"nhs,{HEADER}\n,{ROW}\n,{other}\n")
+    assert len(load(str(none), patients="nhs")) == 0
+
+
+@pytest.mark.parametrize("column", ["id", "age"])
+def test_a_column_that_cannot_say_whose_a_row_is_is_refused(tmp_path: Path, column: str) -> None:
+    file = tmp_path / "own.csv"
+    file.write_text(f"nhs,{HEADER}\na,{ROW}\n")
+    with pytest.raises(ConfigError, match=r"cannot say whose a row is|are missing: id") as caught:
+        load(str(file), patients=column)
+    assert ROW not in str(caught.value)
+    with pytest.raises(ConfigError, match="no column"):
+        load("uci-heart:hungary", patients="id")
+
+
+def test_a_folder_of_tables_says_whose_its_rows_are(tmp_path: Path) -> None:
+    for name, key in (("a.csv", "x"), ("b.csv", "y")):
+        (tmp_path / name).write_text(f"nhs,{HEADER}\n{key},{ROW}\nz,{ROW}\n,{ROW}\n")
+    found = load(str(tmp_path), patients="nhs")
+    assert found.patients is not None
+    assert found.patients.tolist() == ["x", "z", "y", "z"]
+    assert found.schema == HEART

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from silo.data import load, split_each
+from silo.api import Records
+from silo.data import HEART, load, split_each
 
 
 def test_a_row_more_or_less_moves_no_other() -> None:
@@ -22,3 +23,19 @@ def test_about_a_quarter_is_held_back_and_the_seed_decides_which() -> None:
     sizes = [len(split_each(records, seed)[1]) / len(records) for seed in range(40)]
     assert 0.23 < np.mean(sizes) < 0.27
     assert set(split_each(records, 1)[1]) != set(split_each(records, 2)[1])
+
+
+def of_patients(records: Records, patients: np.ndarray) -> Records:
+    return Records(HEART, {name: records[name] for name in HEART.names}, patients=patients)
+
+
+def test_a_patients_rows_lie_in_one_part_and_move_nobody_elses() -> None:
+    plain = load("uci-heart:cleveland")
+    whose = np.array([f"patient {row % 100}" for row in range(len(plain))])
+    records = of_patients(plain, whose)
+    train, test = split_each(records, seed=7)
+    assert not {*whose[train]} & {*whose[test]}
+    assert 0.1 < len({*whose[test]}) / 100 < 0.4
+    kept = np.flatnonzero(whose != "patient 3")
+    fewer, _ = split_each(records.take(kept), seed=7)
+    assert {*whose[kept][fewer]} == {*whose[train]} - {"patient 3"}

@@ -52,6 +52,7 @@ def test_data_reads_back(tmp_path, dataset):
         delta=1e-9,
         filter="rdp(32)",
         unit="patient",
+        patients="patient id",
         split_seed=7,
     )
     write_data(tmp_path, [dataset, other])
@@ -87,6 +88,8 @@ def test_no_data_at_all(tmp_path):
         (("delta = 1e-5", "delta = 1"), "delta"),
         (("delta = 1e-5", "delta = 1e-5\nfilter = 'pld'"), "unknown privacy filter"),
         (("delta = 1e-5", "delta = 1e-5\nunit = 'family'"), "unit"),
+        (("delta = 1e-5", "delta = 1e-5\nunit = 'patient'"), "needs `patients`"),
+        (("delta = 1e-5", "delta = 1e-5\npatients = 'id'"), 'unit "record" none'),
         (("delta = 1e-5", "delta = 1e-5\npubic = true"), "pubic"),
         (("delta = 1e-5", "delta = 1e-5\npublic = 1"), "public"),
         (("delta = 1e-5", "delta = 1e-5\nconsent_expires = 2030-01-01"), "consent_expires"),
