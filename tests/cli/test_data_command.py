@@ -200,3 +200,17 @@ def test_a_new_extract_keeps_its_terms(silo: Command, home: Path) -> None:
 
 def test_remove_what_is_not_there(silo: Command, home: Path) -> None:
     assert "there is no table cohort" in silo("data", "remove", "cohort", "--home", home, status=3).line
+
+
+def test_a_table_that_says_whose_its_rows_are_has_a_budget_per_patient(silo: Command, home: Path) -> None:
+    (home.parent / "visits.csv").write_text(f"nhs,age,sex\n{SECRET},43.25,female\n{SECRET},44,male\n,45,male\n")
+    said = added(silo, home, "visits", home.parent / "visits.csv", "--patients", "nhs").out
+    assert "2 records, 2 columns" in said  # the third says no patient
+    assert "per patient for life" in said.replace("\n", " ")
+    (dataset,) = Home.open(home).data()
+    assert (dataset.unit, dataset.patients) == ("patient", "nhs")
+    (row,) = silo("budget", "show", "--home", home, "--json").json["populations"]
+    assert row["unit"] == "patient"
+    for path, content in files_of(home).items():
+        assert SECRET.encode() not in content, path
+    silo("budget", "set", dataset.population, "--epsilon-cap", "5", "--delta", "1e-5", "--home", home, status=3)

@@ -30,7 +30,9 @@ def test_metrics_are_noised_only_at_a_price_that_the_silo_named() -> None:
     assert [each.epsilon for each in candidates("metrics", dataset())] == [0.0]
     assert [each.epsilon for each in candidates("metrics", dataset(metrics_epsilon=0.5))] == [0.0, 0.5]
     # One patient may be many records of the histogram.
-    assert [each.epsilon for each in candidates("metrics", dataset(metrics_epsilon=0.5, unit="patient", patients="id"))] == [0.0]
+    assert [
+        each.epsilon for each in candidates("metrics", dataset(metrics_epsilon=0.5, unit="patient", patients="id"))
+    ] == [0.0]
     assert len(list(candidates("model", dataset(metrics_epsilon=0.5)))) == 1
 
 
