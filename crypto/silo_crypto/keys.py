@@ -26,10 +26,13 @@ from Crypto.Protocol.DH import import_x25519_public_key
 from Crypto.PublicKey import ECC
 from Crypto.Signature import eddsa
 
+from silo_crypto import labels
 from silo_crypto.errors import KeyUseError, SignatureError
 
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 32
+ROTATION_BYTES = 2 * SIGNATURE_BYTES
+CONTEXT_BYTES = 32
 SEAL_OVERHEAD = 32 + 16  # the encapsulated key and the GCM tag
 
 SIGNING_FILE = "identity.ed25519.pem"
@@ -86,6 +89,23 @@ class PublicIdentity:
         except ValueError as error:
             raise SignatureError(f"the signature of {self.name} does not hold") from error
 
+    def hands_over_to(self, successor: PublicIdentity, context: bytes, statement: bytes) -> None:
+        """Return if ``statement`` (128 bytes, from :meth:`Identity.hand_over`) holds; else raise SignatureError.
+
+        Both keys are other ones, the holder of the old signing key named the new ones, and the holder of the new one
+        confirmed that, both for this name and ``context`` (32 bytes: the digest of what the rotation amends, so that
+        it holds once). It does not prove who holds the new sealing key: the next key ceremony does.
+        """
+        if successor.name != self.name:
+            raise SignatureError(f"the keys of {self.name} cannot become those of {successor.name}")
+        if successor.ed25519 == self.ed25519 or successor.x25519 == self.x25519:
+            raise SignatureError(f"a rotation of {self.name} changes both keys", fix="make new keys")
+        if len(statement) != ROTATION_BYTES:
+            raise SignatureError(f"a rotation has {ROTATION_BYTES} bytes of signatures")
+        old, new = statement[:SIGNATURE_BYTES], statement[SIGNATURE_BYTES:]
+        self.verify(_rotation(labels.ROTATION, self, successor, context), old)
+        successor.verify(_rotation(labels.ROTATION_CONFIRMED, self, successor, context), new)
+
     def to_json(self) -> dict[str, Any]:
         """Return ``{"name", "keys": {"ed25519", "x25519"}}``, keys in base64, as consortium manifests hold them."""
         keys = {"ed25519": self.ed25519, "x25519": self.x25519}
@@ -136,6 +156,17 @@ class Identity(Secret):
         signature: bytes = eddsa.new(self._signing, "rfc8032").sign(message)
         return signature
 
+    def hand_over(self, successor: Identity, context: bytes) -> bytes:
+        """Return the statement, 128 bytes, that ``successor`` holds this party's keys from now on.
+
+        See :meth:`PublicIdentity.hands_over_to`; what it refuses is refused here too.
+        """
+        old, new = self.public(), successor.public()
+        statement = self.sign(_rotation(labels.ROTATION, old, new, context))
+        statement += successor.sign(_rotation(labels.ROTATION_CONFIRMED, old, new, context))
+        old.hands_over_to(new, context, statement)
+        return statement
+
     def open(self, info: bytes, box: bytes) -> bytes:
         """Return what :func:`seal` put into ``box`` for this identity under the same ``info``; else KeyUseError."""
         try:
@@ -181,6 +212,13 @@ class Identity(Secret):
         if identity.public() != public:
             raise KeyUseError("the public keys are not those of the private keys", where=str(directory))
         return identity
+
+
+def _rotation(label: bytes, old: PublicIdentity, new: PublicIdentity, context: bytes) -> bytes:
+    """Return what is signed: every part but the name, which comes last, has a fixed length."""
+    if len(context) != CONTEXT_BYTES:
+        raise KeyUseError(f"a rotation is bound to {CONTEXT_BYTES} bytes, the digest of what it amends")
+    return b"".join((label, b"\0", context, old.ed25519, old.x25519, new.ed25519, new.x25519, old.name.encode()))
 
 
 def seal(recipient: PublicIdentity, info: bytes, plaintext: bytes) -> bytes:

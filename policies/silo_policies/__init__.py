@@ -3,13 +3,22 @@
 Invariant: everything that is in doubt is a denial. See README.md beside this package for the officer's page.
 """
 
-from silo_policies.agreement import Agreement, Draft, parse_agreement, parse_public, public_of
+from silo_policies.agreement import (
+    Agreement,
+    Draft,
+    Rotation,
+    parse_agreement,
+    parse_public,
+    parse_rotation,
+    public_of,
+)
 from silo_policies.approval import Approval, code_signers
 from silo_policies.consortium import (
     Aggregator,
     ConsortiumManifest,
     Member,
     Person,
+    refuse_reused_keys,
     verify_chain,
     verify_consortium,
 )
@@ -86,6 +95,7 @@ __all__ = [
     "PolicyError",
     "PrivacySpec",
     "ReleaseFacts",
+    "Rotation",
     "RuleResult",
     "RunFacts",
     "RunManifest",
@@ -109,8 +119,10 @@ __all__ = [
     "parse_json",
     "parse_pack",
     "parse_public",
+    "parse_rotation",
     "parse_signed",
     "public_of",
+    "refuse_reused_keys",
     "shipped_pack",
     "shipped_packs",
     "shipped_text",

@@ -19,7 +19,15 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field
 
-from silo_policies.consortium import Aggregator, ConsortiumManifest, Member, Person, verify_chain
+from silo_policies.consortium import (
+    Aggregator,
+    ConsortiumManifest,
+    Member,
+    Person,
+    refuse_reused_keys,
+    verify_chain,
+    verify_rotations,
+)
 from silo_policies.documents import AsTuple, Digest, Document, Instant, Slug, parse_json
 from silo_policies.errors import DocumentError, SignatureRefused
 from silo_policies.signing import Keyring, Signed, Signer, parse_body, parse_signed
@@ -46,6 +54,32 @@ def parse_public(text: str | bytes, *, where: str = "") -> Party:
         )
     ((kind, body),) = value.items()
     return parse_body(_KINDS[kind], body, where=where)
+
+
+@dataclass(frozen=True)
+class Rotation:
+    """A party as it will be, with its new keys, and the statement that its old and new keys signed."""
+
+    party: Member | Aggregator
+    statement: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON value that the party hands to the consortium."""
+        return {"rotation": {**public_of(self.party), "statement": self.statement}}
+
+
+def parse_rotation(text: str | bytes, *, where: str = "") -> Rotation:
+    """Read what :meth:`Rotation.to_dict` wrote. Nothing is verified: see :meth:`Agreement.check_rotations`."""
+    value = parse_json(text, where=where)
+    inner = value.get("rotation") if isinstance(value, dict) and len(value) == 1 else None
+    kinds = {"member", "aggregator"}
+    kind = next((each for each in kinds if isinstance(inner, dict) and inner.keys() == {each, "statement"}), None)
+    if kind is None or inner is None:
+        raise DocumentError("this is no rotation of keys", where=where, fix="a party makes it with: silo keys rotate")
+    party, statement = parse_body(_KINDS[kind], inner[kind], where=where), inner["statement"]
+    if isinstance(party, Person) or not isinstance(statement, str):
+        raise DocumentError("this is no rotation of keys", where=where)
+    return Rotation(party, statement)
 
 
 class Draft(Document):
@@ -175,6 +209,7 @@ class Agreement:
         whole = type(self)(None, chain)
         if signer.name not in whole.signers():
             raise SignatureRefused(f"{signer.name} is no member and has no say in it", where=whole.name)
+        whole.check_rotations(keyring)
         newest = chain[-1].sign(signer)
         # Old members vouch with the key they had; only who is new signs with a key of the newest manifest.
         older = chain[-2].body if len(chain) > 1 and signer.name in chain[-2].body.names else newest.body
@@ -191,6 +226,13 @@ class Agreement:
             raise DocumentError("these are not two signed copies of one file", where=self.name)
         signatures = {**other.newest.signatures, **self.newest.signatures}
         return type(self)(None, (*self.chain[:-1], Signed(self.newest.body, signatures)))
+
+    def check_rotations(self, keyring: Keyring) -> None:
+        """Return if the newest manifest changes keys only as their holders said, and to keys that nobody had; else
+        raise. Signatures are not asked for: this is for whoever is about to give one."""
+        if len(self.chain) > 1:
+            verify_rotations(self.newest.body, self.chain[-2].body, keyring, f"consortium {self.name}")
+        refuse_reused_keys([signed.body for signed in self.chain])
 
     def amended(self, manifest: ConsortiumManifest) -> Self:
         """Return it with an unsigned amendment of the newest manifest behind it."""

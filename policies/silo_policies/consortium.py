@@ -2,6 +2,9 @@
 
 Invariant: a manifest counts only if every member it names signed exactly these bytes (the first one), or if it is an
 amendment: it names the digest of the one before, a quorum of the old members signed it, and so did everybody it adds.
+A member's or the aggregator's keys change only with its own statement, signed by the old key, confirmed by the new one
+and bound to the manifest it amends, and never back to keys that anybody had before: a quorum can remove a member, and
+cannot speak for it. (Who lost its keys is removed, and added anew by a second amendment.)
 Names and keys are unique across members, aggregator and people, so a signature belongs to one party only.
 
 A member left out by an amendment is revoked: :meth:`ConsortiumManifest.active` of the newest manifest no longer yields
@@ -10,7 +13,8 @@ it, which takes effect at the next round. Source: PROTOCOL section 4, step 0; is
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+import base64
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
@@ -29,9 +33,9 @@ from silo_policies.documents import (
     format_instant,
     problem_path,
 )
-from silo_policies.errors import DocumentError
+from silo_policies.errors import DocumentError, SignatureRefused
 from silo_policies.facts import ConsortiumFacts
-from silo_policies.signing import Keyring, Keys, Signed, SignedBody, Verifier
+from silo_policies.signing import Keyring, Keys, Signed, SignedBody, Statement, Verifier
 
 
 class Member(Document):
@@ -81,6 +85,7 @@ class ConsortiumManifest(SignedBody):
     packs: Annotated[dict[Slug, Digest], Field(min_length=1)]
     amendment_quorum: Annotated[int, Field(ge=1)]
     previous: Digest | None = None
+    rotations: dict[Name, Statement] = Field(default_factory=dict)
     created: Instant
     expires: Instant
 
@@ -105,14 +110,29 @@ class ConsortiumManifest(SignedBody):
         if not size // 2 < self.amendment_quorum <= size:
             # Below a majority, two halves could amend the same manifest in two ways.
             raise ValueError(f"amendment_quorum must be more than half of the {size} members, and no more than all")
+        if self.rotations and self.previous is None:
+            raise ValueError("keys rotate in an amendment, not in a first manifest")
         if self.expires <= self.created:
             raise ValueError("expires must lie after created")
         return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON value that is digested and signed; ``rotations`` stands in it only if there are any."""
+        value = super().to_dict()
+        if not self.rotations:
+            del value["rotations"]
+        return value
 
     @property
     def names(self) -> frozenset[str]:
         """The members' names."""
         return frozenset(member.name for member in self.members)
+
+    @property
+    def homes(self) -> Mapping[str, Keys]:
+        """The keys of the parties that have a home, by name: the members and the aggregator."""
+        parties: tuple[Member | Aggregator, ...] = (*self.members, self.aggregator)
+        return {party.name: party.keys for party in parties}
 
     def member(self, name: str) -> Member:
         """Return one member; raises :class:`DocumentError` if there is none of that name."""
@@ -146,7 +166,8 @@ class ConsortiumManifest(SignedBody):
         """Return an unsigned amendment of this manifest; raises :class:`DocumentError` naming a field that is wrong."""
         values = {name: getattr(self, name) for name in type(self).model_fields}
         try:
-            return type(self).model_validate({**values, **changes, "previous": self.digest, "created": created})
+            values |= {"rotations": {}, **changes, "previous": self.digest, "created": created}
+            return type(self).model_validate(values)
         except ValidationError as error:
             path, sentence = first_problem(error)
             raise DocumentError(
@@ -218,6 +239,54 @@ def _verify_amendment(
     of_new = {name: text for name, text in signed.signatures.items() if name not in old}
     if added or of_new:
         Signed(manifest, of_new).verify(added)
+    verify_rotations(manifest, previous, keyring, where)
+
+
+def verify_rotations(manifest: ConsortiumManifest, previous: ConsortiumManifest, keyring: Keyring, where: str) -> None:
+    """Return if keys changed exactly where their old and new holder said so, for this very amendment."""
+    before = previous.homes
+    changed = {name for name, keys in manifest.homes.items() if name in before and before[name] != keys}
+    if silent := sorted(changed - manifest.rotations.keys()):
+        raise SignatureRefused(
+            f"the keys of {', '.join(silent)} change without a rotation of its own",
+            where=where,
+            fix="the party runs `silo keys rotate`; one that lost its keys is removed first, and added anew later",
+        )
+    if manifest.rotations.keys() - changed:
+        unchanged = ", ".join(sorted(manifest.rotations.keys() - changed))
+        raise SignatureRefused(f"it rotates the keys of {unchanged}, which do not change", where=where)
+    for name in sorted(changed):
+        old, new = keyring(name, before[name]), keyring(name, manifest.homes[name])
+        try:
+            old.hands_over_to(new, previous.digest_bytes, base64.b64decode(manifest.rotations[name]))
+        # As with any signature: whatever the key's own library raises, it did not hold.
+        except Exception as error:
+            raise SignatureRefused(
+                f"the rotation of {name} does not hold for this amendment: {error}",
+                where=where,
+                fix="rotations hold for one amendment; the party runs `silo keys rotate` again",
+            ) from error
+
+
+def refuse_reused_keys(history: Sequence[ConsortiumManifest]) -> None:
+    """Raise :class:`DocumentError` if keys rotate, in a history from its first manifest, to keys that stood in it."""
+    used: set[str] = set()
+    for index, manifest in enumerate(history):
+        where = f"consortium {manifest.name}"
+        if manifest.previous != (history[index - 1].digest if index else None):
+            if not any(each.rotations for each in history[index:]):
+                return  # a part of a history; without rotations nothing depends on the rest
+            raise DocumentError(
+                "keys rotate in it, so it is checked from its first manifest on, and that is not here",
+                where=where,
+                fix="fetch the file with its whole history",
+            )
+        for name in sorted(manifest.rotations):
+            keys = manifest.homes.get(name)
+            if keys is not None and {keys.ed25519, keys.x25519} & used:
+                raise DocumentError(f"{name} rotates to a key that stood in an older manifest", where=where)
+        parties: list[Member | Aggregator | Person] = [*manifest.members, manifest.aggregator, *manifest.people]
+        used |= {key for party in parties for key in (party.keys.ed25519, party.keys.x25519)}
 
 
 def verify_chain(
@@ -237,4 +306,8 @@ def verify_chain(
         at = signed.body.created
         previous = verify_consortium(signed, keyring, now=at, previous=previous, pinned=pinned)
         pinned = None
-    return verify_consortium(newest, keyring, now=now, previous=previous, pinned=pinned)
+    manifest = verify_consortium(newest, keyring, now=now, previous=previous, pinned=pinned)
+    history = [signed.body for signed in chain]
+    if history[0].previous is None:
+        refuse_reused_keys(history)
+    return manifest

@@ -64,6 +64,10 @@ PublicKey = Annotated[str, AfterValidator(_base64_of(KEY_BYTES))]
 """A raw 32-byte Ed25519 or X25519 public key in base64."""
 
 
+Statement = Annotated[str, AfterValidator(_base64_of(2 * SIGNATURE_BYTES))]
+"""That new keys follow old ones: the signature of the old key and that of the new one, 128 bytes in base64."""
+
+
 class Keys(Document):
     """The public keys of one party."""
 
@@ -71,7 +75,15 @@ class Keys(Document):
     x25519: PublicKey
 
 
-Keyring = Callable[[str, Keys], Verifier]
+class PartyVerifier(Verifier, Protocol):
+    """A :class:`Verifier` that also checks whether its party changed its keys itself."""
+
+    def hands_over_to(self, successor: Any, context: bytes, statement: bytes) -> None:
+        """Return if ``statement`` says, by both keys and for ``context``, that ``successor`` follows; else raise."""
+        ...
+
+
+Keyring = Callable[[str, Keys], PartyVerifier]
 """Makes a :class:`Verifier` of a name and its public keys; ``silo`` supplies it, since no cryptography lives here."""
 
 

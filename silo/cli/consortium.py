@@ -168,6 +168,9 @@ def show(
 def amend(
     file: FileArgument,
     added: AddOption = None,
+    rotations: Annotated[
+        list[Path] | None, typer.Option("--rotate", help="A party's new keys, from `silo keys rotate`.")
+    ] = None,
     remove: Annotated[
         list[str] | None, typer.Option("--remove", help="A member or person who goes; a member's people go too.")
     ] = None,
@@ -185,8 +188,10 @@ def amend(
 
     Example: silo consortium amend heart.json --remove northgate --days 365
     """
-    from silo_policies import Member, Person, parse_public
+    from silo_policies import Aggregator, Member, Person, parse_public, parse_rotation
     from silo_policies.agreement import majority, remaining
+
+    from silo.submission import keyring
 
     agreement = _read(file)
     old, start = agreement.newest.body, now()
@@ -202,6 +207,16 @@ def amend(
             people = [each for each in people if each.name != party.name] + [party]
         else:
             changes["aggregator"] = party
+    if rotations:
+        changes["rotations"] = {}
+    for path in rotations or ():
+        rotation = parse_rotation(read_file(path), where=str(path))
+        party = rotation.party
+        if isinstance(party, Aggregator):
+            changes["aggregator"] = party
+        else:
+            members = [each for each in members if each.name != party.name] + [party]
+        changes["rotations"][party.name] = rotation.statement
     pinned = {name: digest for name, digest in old.packs.items() if name not in (drop_packs or ())}
     for name in packs or ():
         pack = _pack(name)
@@ -220,6 +235,7 @@ def amend(
     if all(getattr(old, field) == value for field, value in changes.items()):
         raise UsageError("this changes nothing", where=str(file), fix="see: silo consortium amend --help")
     agreement = agreement.amended(old.amended(created=start, **changes))
+    agreement.check_rotations(keyring)
     _write(file, agreement)
     _tell(agreement, as_json)
 
@@ -254,8 +270,10 @@ def join(
     found = [pack for pack in needed if pack is not None]
     facts, record = ask(place, manifest, found)
     decision = record.body
+    epoch = place.settings.key_epoch
     if decision.decision == "permit":
         place.join(agreement.newest, found)
+    rotated = place.settings.key_epoch != epoch
     keep(place, manifest, facts, record)
     if as_json:
         print_json({**decision.to_dict(), "consortium": manifest.digest})
@@ -268,6 +286,8 @@ def join(
         )
     if not as_json:
         console().print(f"{place.name} joined {manifest.name}: {len(manifest.members)} members\n{manifest.digest}")
+        if rotated:
+            console().print("its keys changed with it: restart the agent")
     if place.name not in {*manifest.names, manifest.aggregator.name}:
         say(f"{place.name} is no member any more: from now on it denies every run")
 

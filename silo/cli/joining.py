@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 def verified(home: Home, agreement: Agreement, replace: bool) -> ConsortiumManifest:
     """Return the newest manifest, verified from the one this home joined before, if it did."""
+    from silo_policies import refuse_reused_keys
+
     from silo.submission import keyring
 
     joined = home.settings.consortium
@@ -34,7 +36,8 @@ def verified(home: Home, agreement: Agreement, replace: bool) -> ConsortiumManif
     party = named.get(home.name)
     if party is None and pinned is None:
         raise ConfigError(f"it does not name {home.name}", where=f"consortium {manifest.name}", fix="ask to be added")
-    if party is not None and keyring(home.name, party.keys) != home.public():
+    refuse_reused_keys([signed.body for signed in agreement.chain])
+    if party is not None and home.epoch_of(keyring(home.name, party.keys)) is None:
         raise ConfigError(
             f"it names {home.name} with another key", where=f"consortium {manifest.name}", fix="have yours added"
         )

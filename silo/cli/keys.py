@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -88,6 +89,61 @@ def show(
     else:
         party = party_of(open_home(home), as_what)  # type: ignore[arg-type]  # checked above
     print_json(public_of(party))
+
+
+@app.command()
+def rotate(
+    out: Annotated[
+        Path | None, typer.Option("--out", help="Where the statement goes; stdout if left out.", show_default=False)
+    ] = None,
+    home: HomeOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Make new keys for this home, and the statement, signed by the old and the new, that they follow the old ones.
+
+    The old keys stay in use until the home joins an amendment that names the new ones, and are kept after that: what
+    was sealed to them still opens. Runs under way are finished first. Called again before that, it repeats the same
+    keys, for the manifest that the home joined last.
+
+    Example: silo keys rotate --out rotation.json, and then: silo consortium amend heart.json --rotate rotation.json
+    """
+    import base64
+
+    from silo_policies import Keys, Rotation, digest
+
+    from silo.storage import write_atomically
+
+    place = open_home(home)
+    manifest = place.consortium().body
+    parties: tuple[Member | Aggregator, ...] = (*manifest.members, manifest.aggregator)
+    party = next((each for each in parties if each.name == place.name), None)
+    if party is None:
+        raise ConfigError(
+            f"{place.name} is no party of {manifest.name}", where=str(place.path), fix="there is nothing to rotate"
+        )
+    if party.keys != Keys(**place.public().to_json()["keys"]):
+        raise VerificationFailed("the manifest names other keys than those in use", where=manifest.name)
+    old = place.identity()
+    new, made = place.next_identity()
+    keys = new.public().to_json()["keys"]
+    statement = base64.b64encode(old.hand_over(new, manifest.digest_bytes)).decode()
+    rotation = Rotation(party.model_copy(update={"keys": Keys(**keys)}), statement)
+    epoch = place.settings.key_epoch + 1
+    if made:
+        with place.log() as log:
+            log.append("key-rotation", {"silo": place.name, "epoch": epoch, "digest": digest(rotation.to_dict())})
+    if out is None:
+        print_json(rotation.to_dict())
+        return
+    write_atomically(out, (json.dumps(rotation.to_dict(), indent=2) + "\n").encode(), mode=0o644)
+    if as_json:
+        print_json({"silo": place.name, "epoch": epoch, "made": made, "file": str(out), "keys": keys})
+        return
+    console().print(
+        f"{'made' if made else 'there are'} the keys of {place.name}, epoch {epoch}; the old ones stay in use until "
+        f"this home joins an amendment that names the new ones\nhand {out} to the consortium: "
+        f"silo consortium amend FILE --rotate {out}"
+    )
 
 
 def party_of(home: Home, as_what: Literal["member", "aggregator"]) -> Member | Aggregator:

@@ -12,6 +12,7 @@ and renamed. Reading checks form and file modes first and raises :class:`~silo.e
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -43,7 +44,15 @@ from silo_policies import (
 
 from silo.canonical import is_digest
 from silo.errors import ConfigError, VerificationFailed
-from silo.home.keys import NODE_FILE, check_directories, create_keys, read_passphrase, read_private
+from silo.home.keys import (
+    NODE_FILE,
+    check_directories,
+    create_identity,
+    create_keys,
+    epoch_directory,
+    load_identity,
+    read_private,
+)
 from silo.home.settings import (
     DataSet,
     Settings,
@@ -150,6 +159,11 @@ class Home:
         return self.path / "keys"
 
     @property
+    def identity_directory(self) -> Path:
+        """Where the signing and sealing keys in use lie."""
+        return epoch_directory(self.keys_directory, self.settings.key_epoch)
+
+    @property
     def shares_path(self) -> Path:
         return self.path / "shares.db"
 
@@ -158,19 +172,53 @@ class Home:
     def identity(self) -> Identity:
         """Return the signing and sealing keys, decrypted once; raise ConfigError or KeyUseError if that fails."""
         if self._identity is None:
-            identity = Identity.load(self.keys_directory, read_passphrase(self.keys_directory))
-            if identity.name != self.name:
-                raise ConfigError(f"these are the keys of {identity.name}", where=str(self.keys_directory))
-            self._identity = identity
+            self._identity = self._load_identity(self.settings.key_epoch)
         return self._identity
 
-    def public(self) -> PublicIdentity:
-        """Return the public keys; needs no passphrase."""
-        path = self.keys_directory / PUBLIC_FILE
+    def _load_identity(self, epoch: int) -> Identity:
+        directory = epoch_directory(self.keys_directory, epoch)
+        identity = load_identity(directory)
+        if identity.name != self.name:
+            raise ConfigError(f"these are the keys of {identity.name}", where=str(directory))
+        return identity
+
+    def public(self, epoch: int | None = None) -> PublicIdentity:
+        """Return the public keys in use, or those of another key epoch; needs no passphrase."""
+        path = epoch_directory(self.keys_directory, self.settings.key_epoch if epoch is None else epoch) / PUBLIC_FILE
         try:
             return PublicIdentity.from_json(parse_json(path.read_bytes(), where=str(path)))
         except OSError as error:
             raise KeyUseError("no readable identity", where=str(path), fix="run `silo init`") from error
+
+    def next_identity(self) -> tuple[Identity, bool]:
+        """Return the keys of the next key epoch and whether they were made now; they are in use once joined."""
+        epoch = self.settings.key_epoch + 1
+        directory = epoch_directory(self.keys_directory, epoch)
+        made = not directory.exists()
+        if made:
+            temporary = Path(tempfile.mkdtemp(prefix=".epoch.", dir=self.keys_directory))
+            try:
+                create_identity(temporary / "keys", self.name)
+                (temporary / "keys").rename(directory)
+                sync_directory(self.keys_directory)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+        return self._load_identity(epoch), made
+
+    def epoch_of(self, keys: PublicIdentity) -> int | None:
+        """Return the key epoch, that in use or the next, whose public keys these are; None for any other."""
+        if keys == self.public():
+            return self.settings.key_epoch
+        epoch = self.settings.key_epoch + 1
+        there = epoch_directory(self.keys_directory, epoch).exists()
+        return epoch if there and keys == self.public(epoch) else None
+
+    def open_box(self, info: bytes, box: bytes) -> bytes:
+        """Return what was sealed to this home, under the keys in use or any it had before; else raise KeyUseError."""
+        for epoch in range(self.settings.key_epoch, 0, -1):
+            with contextlib.suppress(KeyUseError):
+                return self._load_identity(epoch).open(info, box)
+        return self._load_identity(0).open(info, box)
 
     def node_key(self) -> bytes:
         """Return the node's P-384 key for Flower: OpenSSH private key format, not encrypted."""
@@ -256,9 +304,14 @@ class Home:
         for old in set(folder.glob("*.yaml")) - {folder / f"{pack.id}.yaml" for pack in packs}:
             old.unlink()
         write_atomically(self.path / CONSORTIUM_FILE, manifest.to_json().encode())
-        settings = self.settings.model_copy(update={"consortium": manifest.body.digest})
+        update: dict[str, object] = {"consortium": manifest.body.digest}
+        keys = manifest.body.homes.get(self.name)
+        epoch = self.epoch_of(_public(self.name, keys)) if keys is not None else self.settings.key_epoch
+        if epoch is None:
+            raise VerificationFailed("the manifest names this home with other keys", where=manifest.body.name)
+        settings = self.settings.model_copy(update={**update, "key_epoch": epoch})
         write_settings(self.path, settings)  # last: it pins the rest
-        self.settings = settings
+        self.settings, self._identity = settings, None
 
     def consortium(self) -> Signed[ConsortiumManifest]:
         """Return the manifest this home joined last: the one whose digest ``silo.toml`` pins, read anew each time."""

@@ -1,8 +1,9 @@
 """The key files of a home, and who may read them.
 
 Invariant: a private key or passphrase is used only if nobody but its owner can read its file, and appears in no
-message. Signing and sealing keys rest encrypted (:mod:`silo_crypto.keys`); the passphrase is ``$SILO_PASSPHRASE``, or
-else 32 random bytes in ``keys/passphrase``, which then guards no more than the file's mode does.
+message. Rotation adds keys in ``keys/epoch-N`` and takes none away, so old boxes still open. Signing and sealing keys
+rest encrypted (:mod:`silo_crypto.keys`); the passphrase is ``$SILO_PASSPHRASE``, or else 32 random bytes in a file
+``passphrase`` beside them, which then guards no more than the file's mode does.
 
 The third key, ECDSA on P-384, identifies the node to Flower and nothing else: payloads are signed by the identity. It
 is in the one form that Flower's ``--auth-supernode-private-key`` reads: OpenSSH, without a passphrase.
@@ -65,6 +66,11 @@ def load_identity(directory: Path) -> Identity:
         ) from error
     _require_private(directory, mode)
     return Identity.load(directory, read_passphrase(directory))
+
+
+def epoch_directory(keys: Path, epoch: int) -> Path:
+    """Return where the signing and sealing keys of a key epoch lie: the first beside the node's, others below."""
+    return keys / f"epoch-{epoch}" if epoch else keys
 
 
 def create_keys(directory: Path, name: str) -> None:

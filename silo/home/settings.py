@@ -40,13 +40,17 @@ Slugs = Annotated[tuple[Slug, ...], AsTuple]
 
 
 class Settings(Document):
-    """``silo.toml``: who the home belongs to. ``consortium`` is the digest of the manifest it joined, once it has."""
+    """``silo.toml``: who the home belongs to. ``consortium`` is the digest of the manifest it joined, once it has.
+
+    ``key_epoch`` is which of its keys that manifest names: 0 for the first, one more with each rotation.
+    """
 
     name: Name
     display_name: Text
     organisation_type: Slug
     jurisdiction: Jurisdiction
     consortium: Digest | None = None
+    key_epoch: Annotated[int, Field(ge=0)] = 0
     log_retention_days: Annotated[int, Field(ge=1)] | None = None
     evidence: Slugs = ()
 

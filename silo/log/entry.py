@@ -34,6 +34,7 @@ class Kind(StrEnum):
     WAIVER = "waiver"
     APPROVAL = "approval"
     KEY_EPOCH = "key-epoch"
+    KEY_ROTATION = "key-rotation"
     RUN_STARTED = "run-started"
     BUDGET_RESERVED = "budget-reserved"
     UPLOAD = "upload"
@@ -55,6 +56,7 @@ REQUIRED: Mapping[Kind, tuple[str, ...]] = {
     Kind.WAIVER: ("digest",),
     Kind.APPROVAL: ("digest",),
     Kind.KEY_EPOCH: ("run", "epoch"),
+    Kind.KEY_ROTATION: ("silo", "epoch", "digest"),
     Kind.RUN_STARTED: ("run", "digest"),
     Kind.BUDGET_RESERVED: ("run", "population"),
     Kind.UPLOAD: (*_ROUND, "silo", "digest"),

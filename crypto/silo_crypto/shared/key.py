@@ -54,6 +54,16 @@ class SharedKey(Secret):
         self.group.destroy()
         self._secret = None
 
+    def succeeded_by(self, successor: SharedKey) -> None:
+        """End this epoch in favour of a later one of the same run; raise ProtocolError, and stay, for any other key."""
+        if successor.manifest != self.manifest or successor.epoch <= self.epoch or successor.destroyed:
+            raise ProtocolError(
+                "a key is followed by a usable one of a later epoch of the same run",
+                where=f"key epoch {self.epoch}",
+                fix="deal a new key; nobody goes back to an old one",
+            )
+        self.destroy()
+
     def native_secret(self, header: Header) -> Any:
         """Return SEAL's key for use under ``header``; raise if the epoch has ended or is another one."""
         self.group.export()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -43,6 +43,23 @@ class Epoch:
             raise ParameterError("a member stands twice", where="key epoch")
         if len(self.manifest) != DIGEST_BYTES or self.number < 0 or not 1 <= self.minimum <= len(self.members):
             raise ParameterError("manifest, number or minimum is out of range", where="key epoch")
+
+    def following(self, members: Sequence[str] | None = None, *, threshold: int | None = None) -> Epoch:
+        """Return the next key epoch, with new keys to deal, for the same members or those of them that are left.
+
+        Due after a change of members, a failed check, or when the coefficients of this one are spent. The silos' state
+        (:mod:`.state`) ends this epoch as the next one's keys are kept. Raise ParameterError for strangers, or for
+        fewer members than ``threshold`` (this epoch's if left out) and the minimum allow.
+        """
+        left = self.members if members is None else tuple(members)
+        if not _ordered(left, self.members):
+            raise ParameterError(
+                "a key epoch is continued by its own members, in their order",
+                where="key epoch",
+                fix="new members need an amended manifest and a new run",
+            )
+        most = self.threshold if threshold is None else threshold
+        return replace(self, number=self.number + 1, members=left, threshold=most)
 
     @property
     def quorum(self) -> int:

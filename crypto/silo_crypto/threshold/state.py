@@ -2,7 +2,9 @@
 
 Invariants, each one row with a primary key, committed with synchronous=FULL before the act it permits:
 
-- a silo deals once per key epoch;
+- a silo deals once per key epoch, and never in one before the last it dealt in;
+- the keys of one epoch are deleted in the same step in which those of a later one are kept, and nothing happens under
+  the earlier one after that;
 - it encrypts for one header per attempt, once;
 - it confirms, and gives shares of, one agreement per attempt;
 - it gives at most 8 shares per attempt, one for each S, and stays within the epoch's coefficients.
@@ -94,17 +96,24 @@ class State:
     # Key epochs
 
     def deal(self, manifest: bytes, epoch: int) -> None:
-        """Record that this silo deals in the epoch; raise ProtocolError if it has already."""
+        """Record that this silo deals in the epoch; raise ProtocolError if it has in it or in a later one."""
         with self._transaction() as db:
-            done = db.execute("INSERT OR IGNORE INTO dealings VALUES (?, ?)", (manifest, epoch)).rowcount
-            if not done:
+            query = "SELECT MAX(epoch) FROM dealings WHERE manifest = ?"
+            last = db.execute(query, (manifest,)).fetchone()[0]
+            if last is not None and epoch <= last:
                 raise ProtocolError(
-                    f"this silo has already dealt in epoch {epoch}", where="ceremony", fix="start a new key epoch"
+                    f"this silo has already dealt in epoch {last}", where="ceremony", fix="start a new key epoch"
                 )
+            db.execute("INSERT INTO dealings VALUES (?, ?)", (manifest, epoch))
 
     def keep(self, manifest: bytes, epoch: int, boxes: Mapping[str, bytes], coefficients: int) -> None:
-        """Store the boxes of a tested epoch by name, all or none; its tests opened ``coefficients``."""
+        """Store the boxes of a tested epoch by name, all or none, and delete those of earlier epochs.
+
+        Its tests opened ``coefficients``.
+        """
         with self._transaction() as db:
+            self._check_epoch(db, manifest, epoch)
+            db.execute("DELETE FROM boxes WHERE manifest = ? AND epoch < ?", (manifest, epoch))
             rows = [(manifest, epoch, name, box) for name, box in boxes.items()]
             db.executemany("INSERT INTO boxes VALUES (?, ?, ?, ?)", rows)
             db.execute(
@@ -198,6 +207,7 @@ class State:
 
     def _enter(self, db: sqlite3.Connection, header: Header) -> None:
         """Bind the attempt to ``header``, or raise ProtocolError if it is bound to another one."""
+        self._check_epoch(db, header.manifest, header.epoch)
         key, digest = _key(header), header.digest()
         db.execute("INSERT OR IGNORE INTO attempts (attempt, header) VALUES (?, ?)", (key, digest))
         if db.execute("SELECT header FROM attempts WHERE attempt = ?", (key,)).fetchone()[0] != digest:
@@ -213,6 +223,16 @@ class State:
                 "another set of uploads was agreed for this header", where="agreement", fix="the aggregator lies: stop"
             )
         db.execute("UPDATE attempts SET agreement = ? WHERE attempt = ?", (agreement, _key(header)))
+
+    @staticmethod
+    def _check_epoch(db: sqlite3.Connection, manifest: bytes, epoch: int) -> None:
+        """Raise ProtocolError if a later epoch's keys are, or were, kept: its test is among the openings."""
+        query = "SELECT MAX(epoch) FROM openings WHERE manifest = ? AND sharers = x''"
+        kept = db.execute(query, (manifest,)).fetchone()[0]
+        if kept is not None and epoch < kept:
+            raise ProtocolError(
+                f"key epoch {epoch} ended when epoch {kept} began", where="key epoch", fix="start another attempt"
+            )
 
     @staticmethod
     def _spent(db: sqlite3.Connection, manifest: bytes, epoch: int) -> int:

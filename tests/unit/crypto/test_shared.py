@@ -152,6 +152,26 @@ class TestEncryptor:
             encryptor.encrypt(HEADER, fields)
         encryptor.encrypt(replace(HEADER, attempt=1), fields)
 
+    def test_key_epochs_only_go_forward(self):
+        old, new = new_key(), SharedKey.generate(PARAMETERS, replace(EPOCH, epoch=1))
+        other_run = SharedKey.generate(PARAMETERS, replace(EPOCH, epoch=2, manifest=b"\1" * 32))
+        for wrong in (old, new_key(), other_run):
+            with pytest.raises(ProtocolError, match="a later epoch of the same run"):
+                old.succeeded_by(wrong)
+        with pytest.raises(ProtocolError, match="nobody goes back"):
+            new.succeeded_by(old)
+        assert not old.destroyed
+        old.succeeded_by(new)
+        with pytest.raises(KeyUseError):
+            upload(old, "alice")
+        with pytest.raises(KeyUseError):
+            old.export()
+        upload(new, "alice", header=replace(HEADER, epoch=1))
+        spent = SharedKey.generate(PARAMETERS, replace(EPOCH, epoch=3))
+        spent.destroy()
+        with pytest.raises(ProtocolError, match="a usable one"):
+            new.succeeded_by(spent)
+
     @pytest.mark.parametrize("change", [{"epoch": 1}, {"manifest": b"\1" * 32}])
     def test_a_key_serves_its_own_run_and_epoch_only(self, key, uploads, change):
         header, payload = replace(HEADER, **change), aggregate(uploads)

@@ -6,10 +6,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from silo_crypto import labels
-from silo_crypto.errors import ProtocolError, SignatureError, VerificationError, WireError
+from silo_crypto.errors import ParameterError, ProtocolError, SignatureError, VerificationError, WireError
 from silo_crypto.keys import seal
 from silo_crypto.randomness import Csprng
 from silo_crypto.threshold import ceremony, keys, relay
+from silo_crypto.threshold.attempt import ThresholdSilo
 from silo_crypto.threshold.ceremony import Ceremony, load_keys
 from silo_crypto.threshold.keys import Share, box_info
 from silo_crypto.threshold.messages import Deal, Dealing, Dealt, Trial, framed, unframed
@@ -154,7 +155,7 @@ def test_a_dealing_of_wrong_degree_is_found_and_its_dealer_named(consortium, mon
 
 
 def test_without_the_excluded_dealer_the_next_epoch_works(consortium, tmp_path):
-    rest = replace(consortium.epoch, number=1, members=("s0", "s2", "s3", "s4"), threshold=2)
+    rest = consortium.epoch.following(("s0", "s2", "s3", "s4"), threshold=2)
     folder = tmp_path / "again"
     folder.mkdir()
     again = Consortium(rest, folder, 10).make_keys()
@@ -162,6 +163,31 @@ def test_without_the_excluded_dealer_the_next_epoch_works(consortium, tmp_path):
     attempt = again.begin().upload(values).agree()
     assert np.array_equal(attempt.open(attempt.share()), total(values))
     again.close()
+
+
+def test_key_epochs_rotate_and_the_old_keys_are_gone(tmp_path):
+    """The same files, a new ceremony: what was under way in the old epoch ends, and nobody can ask for it again."""
+    first = Consortium(make_epoch(5, 3), tmp_path, 10).make_keys()
+    values = random_values(first.epoch.members, 10)
+    left_over = first.begin().upload(values).agree()
+    request = left_over.adder.request()
+    first.close()
+    second = Consortium(first.epoch.following(), tmp_path, 10).make_keys()
+    assert second.epoch.number == first.epoch.number + 1
+    attempt = second.begin().upload(values).agree()
+    assert np.array_equal(attempt.open(attempt.share()), total(values))
+    with pytest.raises(ProtocolError, match="no tested keys of epoch 0"):
+        load_keys(first.epoch, party("s0"), second.states["s0"])
+    # A process that still holds the old keys in memory gives no share of them either, and takes no old deal again.
+    stale = ThresholdSilo(first.silos["s0"]._keys, party("s0"), second.states["s0"], 10)
+    with pytest.raises(ProtocolError, match="epoch 0 ended when epoch 1 began"):
+        stale.share(request)
+    with pytest.raises(ProtocolError, match="already dealt in epoch 1"):
+        Ceremony(first.epoch, party("s0"), second.states["s0"]).deal()
+    for wrong in (("s0", "s1", "s2", "stranger"), ("s1", "s0", "s2", "s3"), ("s0", "s1", "s2")):
+        with pytest.raises(ParameterError):
+            second.epoch.following(wrong)
+    second.close()
 
 
 def exchange_box(consortium, dealer, recipient, change):

@@ -1,5 +1,7 @@
 """The file of threshold custody's state: how durable it is, and what happens when it cannot be written."""
 
+from dataclasses import replace
+
 import pytest
 from silo_crypto.errors import KeyUseError, ProtocolError
 from silo_crypto.protocol import Header
@@ -51,6 +53,36 @@ def test_a_refused_release_records_nothing(tmp_path):
     assert (state.released(HEADER), state.spent(bytes(32), 0)) == (1, 10)
     with pytest.raises(ProtocolError, match="10 of 10"):
         state.release(HEADER, b"u" * 32, b"R", 1, 10)
+    state.close()
+
+
+def test_a_later_key_epoch_ends_the_earlier_ones_for_good(tmp_path):
+    """Rollback: an aggregator asks for the keys, or the dealing, of an epoch that another one has followed."""
+    state, manifest = State(tmp_path / "shares.db"), HEADER.manifest
+    state.deal(manifest, 0)
+    state.keep(manifest, 0, {"": b"own", "a": b"box"}, 16)
+    state.claim(HEADER)
+    state.deal(manifest, 2)
+    assert set(state.boxes(manifest, 0)) == {"", "a"}  # dealing alone ends nothing: the ceremony may fail
+    state.keep(manifest, 2, {"": b"own"}, 16)
+    assert state.boxes(manifest, 0) == {}
+    for number in (0, 1, 2):
+        with pytest.raises(ProtocolError, match="already dealt in epoch 2"):
+            state.deal(manifest, number)
+    with pytest.raises(ProtocolError, match="epoch 1 ended when epoch 2 began"):
+        state.keep(manifest, 1, {"": b"own"}, 16)
+    for step in (
+        lambda: state.claim(replace(HEADER, attempt=1)),
+        lambda: state.agree(HEADER, b"t" * 32),
+        lambda: state.release(HEADER, b"t" * 32, b"S", 1, 10),
+    ):
+        with pytest.raises(ProtocolError, match="epoch 0 ended when epoch 2 began"):
+            step()
+    state.forget(manifest, 2)  # an epoch that was itself forgotten still bars those before
+    with pytest.raises(ProtocolError, match="epoch 0 ended"):
+        state.agree(HEADER, b"t" * 32)
+    state.claim(replace(HEADER, epoch=2))
+    state.deal(b"x" * 32, 0)  # another manifest counts for itself
     state.close()
 
 

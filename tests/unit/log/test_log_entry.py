@@ -29,8 +29,8 @@ def body_of(kind):
 
 def test_the_kinds_are_these():
     expected = (
-        "manifest decision waiver approval key-epoch upload aggregate share budget-reserved budget-settled vote "
-        "release fault refusal run-started run-finished data"
+        "manifest decision waiver approval key-epoch key-rotation upload aggregate share budget-reserved "
+        "budget-settled vote release fault refusal run-started run-finished data"
     )
     assert {kind.value for kind in Kind} == set(expected.split()) == {kind.value for kind in REQUIRED}
 

@@ -196,18 +196,6 @@ def test_an_amendment_must_follow_from_what_it_amends(
         consortium.amended(created=now, amendment_quorum=1)
 
 
-def test_a_member_cannot_change_keys_alone(
-    consortium: ConsortiumManifest, identities: dict[str, Identity], now: datetime
-) -> None:
-    fresh = Identity.generate("hospital-a")
-    moved = Member(name="hospital-a", organisation_type="hospital", jurisdiction="DE", keys=keys_of(fresh))
-    manifest = consortium.amended(created=now, members=(moved, *consortium.members[1:]))
-    verify_consortium(by(manifest, identities, "hospital-b", "hospital-c"), keyring, now=now, previous=consortium)
-    signed = by(manifest, identities, "hospital-b").sign(fresh)
-    with pytest.raises(SignatureRefused, match="hospital-a's signature"):
-        verify_consortium(signed, keyring, now=now, previous=consortium)
-
-
 def test_a_history_is_checked_step_by_step(
     consortium: ConsortiumManifest, four: ConsortiumManifest, identities: dict[str, Identity], now: datetime
 ) -> None:
