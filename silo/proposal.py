@@ -19,6 +19,7 @@ from silo_policies.signing import parse_body
 from silo.api import Experiment
 from silo.custody import SCHEMES, choose
 from silo.errors import ConfigError
+from silo.training.accounting import Plan, check_value_range
 from silo.training.mechanism import minimum_silos, plan_for, privacy_spec, value_bound
 from silo.training.server import aggregation_spec
 
@@ -39,8 +40,8 @@ def propose(
     """Return the unsigned run manifest of an experiment whose model trains ``model_size`` parameters.
 
     ``members`` are the silos invited, all if None; ``run`` is the id, made up if None; ``seed`` fixes the initial
-    weights and is public. Raises :class:`ConfigError` where experiment and consortium do not fit, and
-    :class:`~silo_policies.DocumentError` naming a field that is wrong.
+    weights and is public. Raises :class:`ConfigError` where experiment and consortium do not fit, or the range of
+    encrypted values does not fit the noise, and :class:`~silo_policies.DocumentError` naming a field that is wrong.
     """
     encryption = experiment.encryption
     where = f"experiment {experiment.name!r}"
@@ -61,6 +62,8 @@ def propose(
         encryption.custody, silos=len(invited), value_bits=encryption.value_bits, threshold=consortium.threshold
     )
     plan = plan_for(experiment, model_size)
+    if isinstance(plan, Plan):
+        check_value_range(plan, encryption.value_bound, encryption.value_bits)
     values = {
         "run": run or f"{experiment.name[:40]}-{secrets.token_hex(4)}",
         "consortium": consortium.digest,

@@ -29,8 +29,10 @@ _CLOSE = 1e-9
 
 
 @lru_cache(maxsize=512)
-def _epsilon(multiplier: float, sample_rate: float, steps: int, delta: float, parameters: int) -> float:
-    return bounded_epsilon(multiplier, sample_rate, steps, delta, steps * parameters * DISTANCE)
+def _epsilon(
+    multiplier: float, sample_rate: float, steps: int, delta: float, parameters: int, rough: bool = False
+) -> float:
+    return bounded_epsilon(multiplier, sample_rate, steps, delta, steps * parameters * DISTANCE, rough=rough)
 
 
 def effective(noise_multiplier: float, honest: int, share_sigma: float) -> float:
@@ -50,12 +52,14 @@ def epsilon_of_shares(
     honest: int,
     share_sigma: float = 32.0,
     parameters: int = 1,
+    rough: bool = False,
 ) -> float:
     """Return epsilon at ``delta`` after ``steps`` rounds in which ``honest`` shares make the noise, rounded up.
 
+    ``rough`` is quicker and farther above the truth.
     The reverse of :func:`make_distributed_plan`, as :func:`~silo.training.accounting.epsilon_of` is for LocalDP.
     """
-    return _epsilon(effective(noise_multiplier, honest, share_sigma), sample_rate, steps, delta, parameters)
+    return _epsilon(effective(noise_multiplier, honest, share_sigma), sample_rate, steps, delta, parameters, rough)
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ class DistributedPlan:
 def make_distributed_plan(privacy: DistributedDP, rounds: int, parameters: int, value_bits: int) -> DistributedPlan:
     """Return the plan that reaches ``privacy.epsilon`` over ``rounds`` for a model of ``parameters`` weights."""
 
-    def reached(noise_multiplier: float) -> float:
+    def reached(noise_multiplier: float, rough: bool) -> float:
         return epsilon_of_shares(
             noise_multiplier,
             privacy.sample_rate,
@@ -195,6 +199,7 @@ def make_distributed_plan(privacy: DistributedDP, rounds: int, parameters: int, 
             honest=privacy.honest,
             share_sigma=privacy.share_sigma,
             parameters=parameters,
+            rough=rough,
         )
 
     guess = 2 * privacy.sample_rate * math.sqrt(rounds) / privacy.epsilon

@@ -1,6 +1,7 @@
 """Epsilon agrees with methods that are not ours, is never below them, and never above what was asked."""
 
 import math
+import time
 from dataclasses import replace
 
 import numpy as np
@@ -76,6 +77,9 @@ def test_one_sampled_step_agrees_with_quadrature(multiplier: float, rate: float)
         (0.9, 0.05, 200, 1e-5),
         (1.5, 0.2, 50, 1e-6),
         (4.0, 0.3, 500, 1e-5),
+        (0.7, 1e-3, 1000, 1e-6),
+        (0.56, 1e-4, 1000, 1e-6),
+        (0.8, 1e-3, 10_000, 1e-6),
     ],
 )
 def test_many_sampled_steps_agree_with_prv_and_stay_under_rdp(
@@ -107,6 +111,23 @@ def test_calibrated_noise_reaches_what_was_asked_and_wastes_little(
     assert 0.995 * epsilon <= epsilon_of(multiplier, rate, steps, delta, parameters) <= epsilon
     assert multiplier == round(multiplier, 4)
     assert epsilon_of(multiplier - 0.002 * multiplier, rate, steps, delta, parameters) > 0.999 * epsilon
+
+
+@pytest.mark.parametrize(
+    ("epsilon", "rate", "steps"), [(1.0, 1e-3, 1000), (1.0, 1e-4, 10_000), (8.0, 1e-4, 1000), (1.0, 1e-5, 100_000)]
+)
+def test_small_sample_rates_are_calibrated_in_seconds(epsilon: float, rate: float, steps: int) -> None:
+    """Took 20 to 30 s: fine grids for losses that are rare. Processor time, since machines are shared."""
+    started = time.process_time()
+    multiplier = calibrate(epsilon, 1e-6, rate, steps, 1000)
+    assert time.process_time() - started < 4  # 0.5 to 1.4 s on a quiet core
+    assert 0.995 * epsilon <= epsilon_of(multiplier, rate, steps, 1e-6, 1000) <= epsilon
+
+
+def test_the_rough_reading_is_never_below_the_fine_one() -> None:
+    for multiplier, rate, steps in ((0.7, 1e-3, 1000), (2.0, 0.5, 10), (5.0, 1e-2, 5000), (0.4, 1e-4, 100)):
+        fine, rough = (epsilon_of(multiplier, rate, steps, 1e-6, rough=each) for each in (False, True))
+        assert fine <= rough
 
 
 def test_epsilon_grows_with_steps_and_rate_and_falls_with_noise() -> None:
