@@ -10,7 +10,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit e2e bench bench-setup clean
+.PHONY: help setup demo test lint types unit e2e fuzz bench bench-setup clean
 
 help:  ## list these verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -43,6 +43,9 @@ unit: setup  ## unit, vector, property, contract and CLI tests
 
 e2e: setup  ## whole runs on real components
 	@$(BIN)/pytest tests/e2e $(ARGS)
+
+fuzz: setup  ## fuzz the parsers, guided by coverage (ARGS="--seconds 3600")
+	@$(BIN)/python -m tests.fuzz.wire --seconds 300 $(ARGS)
 
 bench: bench-heart bench-encryption bench-policies  ## every benchmark; make bench-NAME runs one
 

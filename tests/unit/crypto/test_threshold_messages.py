@@ -92,7 +92,7 @@ def mutations(data, others, rng, count):
 def test_parsers_raise_nothing_but_wire_errors_and_accept_only_canonical_bytes(message, decode):
     rng, others = random.Random(7), [sample.encode() for sample, _ in SAMPLES]
     refused = 0
-    for mutant in mutations(message.encode(), others, rng, 100_000):
+    for mutant in mutations(message.encode(), others, rng, 20_000):
         try:
             parsed = decode(mutant)
         except WireError:
@@ -102,7 +102,7 @@ def test_parsers_raise_nothing_but_wire_errors_and_accept_only_canonical_bytes(m
         assert parsed.encode() == mutant
         assert is_dataclass(parsed)
         assert fields(parsed)
-    assert refused > 50_000
+    assert refused > 10_000
 
 
 @pytest.mark.parametrize(
