@@ -12,12 +12,103 @@ import typer
 from silo.cli.common import JsonOption, KeyOption, console, now, print_json, read_file, until
 from silo.errors import ConfigError, UsageError
 
-app = typer.Typer(no_args_is_help=True, help="Experiments: sign one, so that silos can review and accept it.")
+app = typer.Typer(no_args_is_help=True, help="Experiments: begin one, try it, sign it for silos to review.")
 
 
 @app.callback()
 def experiment() -> None:
-    """Experiments: sign one, so that silos can review and accept it."""
+    """Experiments: begin one, try it, sign it for silos to review."""
+
+
+@app.command()
+def new(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A new folder, named as the experiment.")],
+    schema: Annotated[
+        Path | None, typer.Option("--schema", help="The silos' columns (TOML or YAML); the heart records if left out.")
+    ] = None,
+    label: Annotated[
+        str | None, typer.Option("--label", help="The column to predict; the schema's last if left out.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Begin an experiment from a template that runs as it is.
+
+    Example: silo experiment new my-study --schema schema.toml --label outcome
+    """
+    from silo.api.experiment import NAME
+    from silo.cli import template
+    from silo.data.table import read_table
+
+    name = folder.absolute().name
+    if not NAME.fullmatch(name):
+        raise UsageError(f"{name!r} cannot be an experiment's name", where="DIR", fix="use a-z, 0-9 and -")
+    if folder.exists():
+        raise ConfigError("something is already there", where=str(folder), fix="choose a new folder")
+    files = {template.FILE: template.heart(name).encode()}
+    if schema is not None:
+        table = read_table(schema)
+        files = {template.FILE: template.for_table(name, table, label).encode()}
+        files[template.SCHEMA if schema.suffix == ".toml" else f"schema{schema.suffix}"] = read_file(schema)
+    elif label is not None:
+        raise UsageError("--label goes with --schema", where="--label", fix="give the silos' schema")
+    write_folder(folder, files)
+    if as_json:
+        print_json({"folder": str(folder), "files": sorted(files)})
+        return
+    option = next((f" --schema {folder / each}" for each in files if each != template.FILE), "")
+    console().print(f"wrote {folder / template.FILE}", soft_wrap=True)
+    console().print(f"next: silo experiment check {folder / template.FILE}{option}", soft_wrap=True)
+
+
+@app.command()
+def check(
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="The experiment's Python file; it is executed here.")],
+    schema: Annotated[
+        Path | None, typer.Option("--schema", help="The silos' columns (TOML or YAML); the heart records if left out.")
+    ] = None,
+    silos: Annotated[int, typer.Option("--silos", min=3, max=32, help="How many silos to try it with.")] = 3,
+    as_json: JsonOption = False,
+) -> None:
+    """Try an experiment on made-up records, before anybody is asked: what it costs in privacy, bytes and time.
+
+    Plays the first rounds with real policies, encryption and messages. No silo's data are touched, so how good the
+    model gets is not told.
+
+    Example: silo experiment check my-study/experiment.py
+    """
+    from dataclasses import asdict
+
+    from silo.api import load_experiment
+    from silo.data.table import read_table
+    from silo.demo.trial import try_out
+
+    bundle = read_file(file)
+    loaded, digest = load_experiment(file)
+    table = read_table(schema) if schema is not None else None
+    trial = try_out(loaded, bundle, digest, table=table, silos=silos, progress=lambda _: None)
+    if as_json:
+        print_json(asdict(trial))
+        return
+    out, asked = console(), trial.asked
+    per = f"per {asked['unit']}, for adding or removing one"
+    out.print(f"{loaded.name} runs: {trial.parameters} parameters, {trial.silos} silos, made-up records")
+    out.print(f"privacy: epsilon {asked['epsilon']:g} at delta {asked['delta']:g} {per}; accountant {trial.accountant}")
+    out.print(
+        f"         {asked['mechanism']}, noise multiplier {trial.noise_multiplier:.3g}, {trial.steps} steps in "
+        f"{trial.rounds} rounds"
+    )
+    out.print(f"bytes:   {trial.bytes_up_a_round:,} up, {trial.bytes_down_a_round:,} down a silo and round")
+    out.print(f"         {trial.bytes_up:,} up, {trial.bytes_down:,} down a silo in all; without TLS")
+    out.print(
+        f"time:    about {trial.seconds:.0f} s here, without a network; {trial.seconds_a_round:.2g} s a round "
+        f"({trial.rounds_played} were played)"
+    )
+    out.print("a silo will be asked:")
+    out.print(f"  its steward: to approve the code {asked['code_digest']}")
+    out.print(f"  its policies: purpose {asked['purpose']}, custody {asked['custody']}")
+    out.print(f"  its budget: epsilon {asked['epsilon']:g} per {asked['unit']} of its population")
+    out.print(f"  to release: {', '.join(asked['releases']) or 'nothing'}")
+    out.print(f"next: silo experiment sign {file} --consortium FILE --key DIR --out {loaded.name}-1", soft_wrap=True)
 
 
 @app.command()
@@ -78,7 +169,7 @@ def sign(
     )
     signed = sign(proposal, identity)
     verify_run(signed, manifest, keyring, now=start)
-    _write(out, Submission(agreement.newest, signed, source).parts())
+    write_folder(out, Submission(agreement.newest, signed, source).parts())
     body = signed.body
     if as_json:
         print_json({"folder": str(out), "digest": body.digest, **body.to_dict()})
@@ -93,8 +184,8 @@ def sign(
     )
 
 
-def _write(out: Path, parts: dict[str, bytes]) -> None:
-    """Write the submission's folder, whole or not at all."""
+def write_folder(out: Path, parts: dict[str, bytes]) -> None:
+    """Write a new folder of files, whole or not at all."""
     from silo.storage import write_atomically
 
     scratch: Path | None = None
@@ -106,9 +197,7 @@ def _write(out: Path, parts: dict[str, bytes]) -> None:
         scratch.chmod(0o755)
         scratch.rename(out)
     except OSError as error:
-        raise ConfigError(
-            f"cannot write the submission: {error.strerror}", where=str(out), fix="check --out"
-        ) from error
+        raise ConfigError(f"cannot write the folder: {error.strerror}", where=str(out), fix="choose another") from error
     finally:
         if scratch is not None:
             shutil.rmtree(scratch, ignore_errors=True)

@@ -9,11 +9,13 @@ from pathlib import Path
 from silo.api.records import Numeric
 from silo.data import HOSPITALS
 from silo.data.schema import HEART
+from silo.home import DataSet
 
 
 @dataclass(frozen=True)
 class Hospital:
-    """One silo of the demo. ``source`` as in ``data.toml``; ``own_pack`` is its own policy, YAML, or empty."""
+    """One silo of the demo. ``source`` as in ``data.toml``; ``own_pack`` is its own policy, YAML, or empty;
+    ``dataset`` stands for the heart records' terms where they are other records."""
 
     name: str
     display_name: str
@@ -21,6 +23,7 @@ class Hospital:
     source: str
     fictional: bool = False
     own_pack: str = ""
+    dataset: DataSet | None = None
 
 
 REFUSER = "st-elsewhere"

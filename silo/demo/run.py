@@ -158,9 +158,14 @@ def _play(scratch: Path, setting: Setting, experiment: Experiment, progress: Pro
     return report
 
 
-def federate(setting: Setting, progress: Progress) -> dict[str, Any]:
-    """Run the two Flower apps in the local engine while ``progress`` follows the run's events; return the result."""
+def federate(setting: Setting, progress: Progress, grid_of: Callable[..., Any] | None = None) -> dict[str, Any]:
+    """Run the two Flower apps in the local engine while ``progress`` follows the run's events; return the result.
+
+    ``grid_of(app, nodes)`` makes another grid than the engine's own, one that counts for instance.
+    """
     from silo.flower import client_app, engine, server_app
+
+    grid_of = grid_of or engine.LocalGrid
 
     nodes = {number: {"silo-home": str(home.path)} for number, home in enumerate(setting.homes.values(), start=101)}
     config = {"silo-home": str(setting.aggregator.path), "silo-run": setting.run}
@@ -170,7 +175,7 @@ def federate(setting: Setting, progress: Progress) -> dict[str, Any]:
 
     def serve() -> None:
         try:
-            engine.run_locally(server_app.app, engine.LocalGrid(client_app.app, nodes), config)
+            engine.run_locally(server_app.app, grid_of(client_app.app, nodes), config)
         except BaseException as error:
             failure.append(error)
         finally:

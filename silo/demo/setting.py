@@ -163,7 +163,7 @@ def _home_of(
     )
     if hospital.fictional:
         write_made_up_records(home.path)
-    dataset = DataSet(
+    dataset = hospital.dataset or DataSet(
         name="heart",
         population=f"{hospital.name}-cardiology",
         source=hospital.source,
@@ -175,7 +175,8 @@ def _home_of(
         epsilon_cap=EPSILON_CAP,
         delta=1e-3,
     )
-    load(source_of(dataset, home.path))  # as `silo data add` does: what cannot be read is refused before anything runs
+    # As `silo data add` does: what cannot be read is refused before anything runs.
+    load(source_of(dataset, home.path), schema=dataset.schema_of, patients=dataset.patients)
     home.add_dataset(dataset)
     if hospital.own_pack:
         home.add_pack(parse_pack(hospital.own_pack, f"{hospital.name}.yaml"), hospital.own_pack.encode())

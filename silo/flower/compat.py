@@ -42,6 +42,7 @@ def through_the_wire(message: Message) -> tuple[Message, int]:
     with no_object_id_recompute():
         message_id = message.object_id
         contents = {key: value.deflate() for key, value in get_all_nested_objects(message).items()}
+    size = sum(len(content) for content in contents.values())  # now: inflating empties the mapping
     copy = inflate_object_from_contents(message_id, contents)
     copy.metadata.__dict__["_message_id"] = message_id
-    return copy, sum(len(content) for content in contents.values())
+    return copy, size
