@@ -106,7 +106,11 @@ class Previous(BaseModel):
 
 
 class RoundRequest(Head):
-    """Train and upload. Blob ``aggregate`` when ``previous`` is set; further blobs as the custody defines."""
+    """Train and upload. Blob ``aggregate`` when ``previous`` is set; further blobs as the custody defines.
+
+    Here, in ``Finish`` and in ``Cosign`` the blob ``witness`` brings the parties' witness packets
+    (:mod:`silo.audit.witnessing`), and ``RoundReply``, ``FinishReply`` and ``Cosigned`` take the silo's own along.
+    """
 
     kind: Literal["round"] = "round"
     round: int = Field(ge=1)
@@ -136,6 +140,13 @@ class Release(Head):
     kind: Literal["release"] = "release"
     releaser: Name
     acknowledgements: list[Signature] = Field(max_length=1024)
+
+
+class Cosign(Head):
+    """Witness packets alone: while a run pauses for want of cosignatures, and twice at its end (then ``last``)."""
+
+    kind: Literal["cosign"] = "cosign"
+    last: bool = False
 
 
 class Abort(Head):
@@ -214,6 +225,12 @@ class FinishReply(Head):
     checkpoint: str
 
 
+class Cosigned(Head):
+    """The answer to ``Cosign``."""
+
+    kind: Literal["cosigned"] = "cosigned"
+
+
 class Fault(Head):
     """The silo could not do what was asked. ``what`` never depends on records; ``exit_code`` as in silo.errors."""
 
@@ -231,8 +248,8 @@ class Done(Head):
 HEADS: dict[str, type[Head]] = {
     str(model.model_fields["kind"].default): model
     for model in (
-        Invite, Step, RoundRequest, Finish, Release, Abort,
-        InviteReply, StepReply, RoundReply, Acknowledged, FinishReply, Fault, Done,
+        Invite, Step, RoundRequest, Finish, Release, Cosign, Abort,
+        InviteReply, StepReply, RoundReply, Acknowledged, FinishReply, Cosigned, Fault, Done,
     )
 }  # fmt: skip
 

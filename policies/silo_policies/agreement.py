@@ -15,7 +15,7 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field
 
@@ -88,6 +88,8 @@ class Draft(Document):
     ``created`` is fixed when the draft begins, so that all who sign copies of it sign the same bytes.
     """
 
+    later: ClassVar[frozenset[str]] = frozenset({"witness_quorum"})
+
     name: Slug
     members: Annotated[tuple[Member, ...], AsTuple] = ()
     aggregator: Aggregator | None = None
@@ -97,6 +99,7 @@ class Draft(Document):
     minimum_silos: Annotated[int, Field(ge=2)] = 3
     packs: dict[Slug, Digest] = Field(default_factory=dict)
     amendment_quorum: Annotated[int, Field(ge=1)] | None = None
+    witness_quorum: Annotated[int, Field(ge=0)] = 0
     created: Instant
     expires: Instant
 

@@ -70,9 +70,14 @@ def _unique(what: str, values: list[str]) -> None:
 
 
 class ConsortiumManifest(SignedBody):
-    """What all members sign. ``packs`` maps a pack's id to its digest; ``previous`` is the digest it amends."""
+    """What all members sign. ``packs`` maps a pack's id to its digest; ``previous`` is the digest it amends.
+
+    ``witness_quorum`` is how many *other* parties must have cosigned a party's log before a run goes on; 0 asks for
+    none. Members and aggregator are parties, so it can be as high as the number of members.
+    """
 
     label: ClassVar[str] = "silo/v1/consortium"
+    later: ClassVar[frozenset[str]] = frozenset({"rotations", "witness_quorum"})
 
     version: Literal[1] = 1
     name: Slug
@@ -84,6 +89,7 @@ class ConsortiumManifest(SignedBody):
     minimum_silos: Annotated[int, Field(ge=2)]
     packs: Annotated[dict[Slug, Digest], Field(min_length=1)]
     amendment_quorum: Annotated[int, Field(ge=1)]
+    witness_quorum: Annotated[int, Field(ge=0)] = 0
     previous: Digest | None = None
     rotations: dict[Name, Statement] = Field(default_factory=dict)
     created: Instant
@@ -112,16 +118,11 @@ class ConsortiumManifest(SignedBody):
             raise ValueError(f"amendment_quorum must be more than half of the {size} members, and no more than all")
         if self.rotations and self.previous is None:
             raise ValueError("keys rotate in an amendment, not in a first manifest")
+        if self.witness_quorum > size:
+            raise ValueError(f"witness_quorum is {self.witness_quorum}, but each party has only {size} others")
         if self.expires <= self.created:
             raise ValueError("expires must lie after created")
         return self
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the JSON value that is digested and signed; ``rotations`` stands in it only if there are any."""
-        value = super().to_dict()
-        if not self.rotations:
-            del value["rotations"]
-        return value
 
     @property
     def names(self) -> frozenset[str]:

@@ -12,10 +12,19 @@ import json
 import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import rfc8785
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainSerializer, StringConstraints, ValidationError
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    PlainSerializer,
+    SerializerFunctionWrapHandler,
+    StringConstraints,
+    ValidationError,
+    model_serializer,
+)
 
 from silo_policies.errors import DocumentError, PolicyError
 
@@ -104,9 +113,22 @@ Text = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
 
 
 class Document(BaseModel):
-    """Base of everything that is signed or digested: strict types, no unknown fields, immutable."""
+    """Base of everything that is signed or digested: strict types, no unknown fields, immutable.
+
+    ``later`` names the fields that a kind of document got after others had signed it without them. At its default such
+    a field has no place in the canonical form, so what was signed before it existed keeps its bytes and digest.
+    """
 
     model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False, hide_input_in_errors=True)
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    @model_serializer(mode="wrap")
+    def _as_it_was_signed(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        value: dict[str, Any] = handler(self)
+        for name in self.later:
+            if getattr(self, name) == type(self).model_fields[name].get_default(call_default_factory=True):
+                value.pop(name, None)
+        return value
 
     def to_dict(self) -> dict[str, Any]:
         """Return the JSON value whose canonical form is digested and signed."""

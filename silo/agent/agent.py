@@ -20,6 +20,7 @@ from silo.home.stops import run_stopped
 from silo.messages import (
     Abort,
     Common,
+    Cosign,
     Done,
     Fault,
     Finish,
@@ -106,8 +107,13 @@ class SiloAgent:
                 return self._run(head).finish(head, packet.blobs, common)
             case Release():
                 released = self._run(head).release(head, common)
-                self._runs.pop(head.run).close()
+                self._runs[head.run].retire()
                 return released
+            case Cosign():
+                cosigned = self._run(head).cosign(packet.blobs, common)
+                if head.last:
+                    self._runs.pop(head.run).close()
+                return cosigned
             case Abort():
                 if head.run in self._runs:
                     self._runs[head.run].record_fault(f"aborted: {head.reason}")

@@ -30,15 +30,20 @@ from silo.agent.disclosure import CELLS, DELTA_SHARE, candidates, noise_multipli
 from silo.agent.facts import choose_dataset, gate_of, gather, reserve
 from silo.agent.prepare import DataError, Examined, Prepared, examine, prepare
 from silo.agent.release import require_agreement, seal_release
+from silo.audit import Trust, Witnessing
+from silo.audit.witnessing import BLOB, decode, encode
 from silo.canonical import canonical_bytes, digest_of
 from silo.custody import EPOCH, upload_digest
 from silo.errors import BudgetExceeded, ConfigError, PolicyDenied, VerificationFailed
 from silo.home import Home
 from silo.ledger import Head as LedgerHead
 from silo.ledger import Reservation
+from silo.log import Witness
+from silo.log.witness import FILE
 from silo.messages import (
     Acknowledged,
     Common,
+    Cosigned,
     Finish,
     FinishReply,
     Head,
@@ -87,7 +92,9 @@ class Run:
         self._members: tuple[str, ...] = ()
         self._uploaders: tuple[str, ...] = ()
         self._reservation: Reservation | None = None
-        self._opened = ExitStack()  # what is open, in the order of opening; close() undoes it in reverse
+        self._records = ExitStack()  # log and witness memory: open until the run's last head is cosigned
+        self._opened = ExitStack()  # the rest that is open; each undone in reverse
+        self._witnessing: Witnessing | None = None
 
     # 1. Decide -------------------------------------------------------------------------------------------------------
 
@@ -103,7 +110,7 @@ class Run:
         self._submission = submission
         self._folder = self._home.run_directory(self.id)
         self._keep(submission)
-        self._log = self._opened.enter_context(self._home.log())
+        self._log = self._records.enter_context(self._home.log())
         self._dataset = choose_dataset(self._home, run.purpose)
         self._log.append(
             "manifest", {"digest": run.digest, "run": run.run, "consortium": run.consortium, "code": run.code_digest}
@@ -231,12 +238,16 @@ class Run:
         self._session = session_for(self._submission, members, self._identity, self._home.shares_path)
         self._opened.callback(self._session.close)
         self._log.append("key-epoch", {"run": self.id, "epoch": EPOCH, "members": list(members)})
+        memory = self._records.enter_context(Witness(self._home.path / FILE))
+        trust = Trust.of_manifest(self._submission.consortium.body)
+        self._witnessing = Witnessing(self._log, self._identity, memory, trust, self.id)
 
     # 3. Rounds -------------------------------------------------------------------------------------------------------
 
     def round(self, head: RoundRequest, blobs: Mapping[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
         """Apply the previous aggregate, ask the policy, train, charge, encrypt."""
         session = self._require_session(head.members)
+        self._witness(blobs, enough=True)
         if head.round != self._rounds + 1 or head.attempt != 1:
             raise VerificationFailed(f"round {head.round} is out of turn", where=f"run {self.id}")
         left = sorted(set(head.members) - self._home.consortium().body.names)
@@ -263,7 +274,7 @@ class Run:
         )
         following = dict(session.next_blobs(head.round + 1))
         if self._identity.name not in header.members:
-            return reply, following
+            return reply, {**following, **self._packet()}
         upload, steps = self._contribute(session, header)
         # Charged durably before a byte can leave: a crash from here on over-charges, never under-charges.
         digest = upload_digest(upload)
@@ -279,7 +290,7 @@ class Run:
             },
         )
         self._sent.uploaded = True
-        return reply, {**following, "upload": upload}
+        return reply, {**following, "upload": upload, **self._packet()}
 
     def _contribute(self, session: Session, header: Header) -> tuple[bytes, int]:
         """Train and encrypt. What fails here may have failed because of a record: that is a release, and charged."""
@@ -334,6 +345,7 @@ class Run:
     def finish(self, head: Finish, blobs: Mapping[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
         """Apply the last aggregate and sign for the model it makes."""
         session = self._require_session(self._members)
+        self._witness(blobs, enough=True)
         self._apply(head.previous, blobs)
         if head.previous.round != self._submission.run.body.rounds:
             raise VerificationFailed("the run ended before its last round", where=f"run {self.id}")
@@ -375,7 +387,7 @@ class Run:
             metrics=metrics,
             checkpoint=self._log.checkpoint(self._identity),
         )
-        return reply, sealed
+        return reply, {**sealed, **self._packet()}
 
     def _metrics(self) -> Metrics | None:
         """Score the model on this silo's test part, if the run asks for it and the policy lets it leave."""
@@ -439,6 +451,28 @@ class Run:
         self._log.append(entry, {"run": self.id, "what": kind, "digest": decision.body.digest})
         return wanted if outcome.permitted else None
 
+    # Witnessing ------------------------------------------------------------------------------------------------------
+
+    def cosign(self, blobs: Mapping[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
+        """Take and give witness packets only; also after the release, so that the run's last head is cosigned too."""
+        self._witness(blobs, enough=False)
+        return Cosigned(**common), self._packet()
+
+    def _witness(self, blobs: Mapping[str, bytes], *, enough: bool) -> None:
+        """Cosign the heads that came along; a log that did not only grow is named, and this silo goes no further.
+
+        With ``enough``, too few cosignatures of this silo's own log also stop it, as the consortium agreed.
+        """
+        if self._witnessing is None:
+            raise VerificationFailed("witness packets came before the keys", where=f"run {self.id}")
+        if BLOB in blobs:
+            self._witnessing.receive(decode(blobs[BLOB], "aggregator"))
+        if enough:
+            self._witnessing.require(self._submission.consortium.body.witness_quorum)
+
+    def _packet(self) -> dict[str, bytes]:
+        return {} if self._witnessing is None else {BLOB: encode(self._witnessing.packet())}
+
     # Housekeeping ----------------------------------------------------------------------------------------------------
 
     def require(self, manifest: str) -> None:
@@ -450,11 +484,20 @@ class Run:
         """Write a fault into the silo's log."""
         self._log.append("fault", {"run": self.id, "what": what[:500]})
 
-    def close(self) -> None:
-        """Forget keys, settle the budget and close files, each whether or not the one before succeeded."""
+    def retire(self) -> None:
+        """Forget keys, settle the budget and close the ledger, each whether or not the one before succeeded."""
         self.permitted = False
-        self._opened.close()
-        self._session = self._reservation = None
+        try:
+            self._opened.close()
+        finally:
+            self._session = self._reservation = None
+
+    def close(self) -> None:
+        """Retire, and close the log too: nothing more is answered."""
+        try:
+            self.retire()
+        finally:
+            self._records.close()
 
     def _give_back(self) -> None:
         """Settle: nothing more can be charged, and what was held and never used is free again."""

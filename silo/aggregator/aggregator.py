@@ -24,13 +24,19 @@ from silo_crypto.protocol import Header
 from silo.aggregator.blind import secrets_held
 from silo.aggregator.custody import Collector, collector_for
 from silo.aggregator.events import Events
+from silo.audit import Trust, Witnessing
+from silo.audit.witnessing import BLOB, addressed, merged
 from silo.canonical import digest_of
 from silo.errors import BudgetExceeded, ConfigError, PeerError, PolicyDenied, SiloError, VerificationFailed
 from silo.home import Home
+from silo.log import Witness
+from silo.log.witness import FILE
 from silo.messages import (
     Abort,
     Acknowledged,
     Common,
+    Cosign,
+    Cosigned,
     Fault,
     Finish,
     FinishReply,
@@ -59,6 +65,8 @@ STEP_SECONDS = 300.0
 ROUND_SECONDS = 1800.0
 FINISH_SECONDS = 300.0
 ABORT_SECONDS = 10.0
+WITNESS_SECONDS = 120.0  # how long a run pauses for want of cosignatures before it is given up
+PAUSE_SECONDS = 2.0
 
 R = TypeVar("R", bound=Head)
 
@@ -109,6 +117,13 @@ class Aggregator:
         self._nodes: dict[str, str] = {}
         self._decisions: dict[str, dict[str, Any]] = {}
         self._state = _State()
+        consortium = submission.consortium.body
+        self._quorum = consortium.witness_quorum
+        self._memory = Witness(home.path / FILE)
+        self._witnessing = Witnessing(
+            self._log, self._identity, self._memory, Trust.of_manifest(consortium), self._run.run
+        )
+        self._packets: dict[str, dict[str, Any]] = {}  # the silos' witness packets of the last exchange, to pass on
 
     @classmethod
     def open(cls, home: Path, run: str) -> Aggregator:
@@ -126,6 +141,7 @@ class Aggregator:
             self._set_up(exchange, collector)
             for number in range(1, self._run.rounds + 1):
                 self._round(exchange, collector, number)
+                self._await_witnesses(exchange, number)
             result = self._finish(exchange, collector)
         except Exception as error:  # of any kind: the silos hold keys and budget until they are told
             self._log.append("fault", {"run": self._run.run, "what": str(error)[:500] or type(error).__name__})
@@ -134,6 +150,7 @@ class Aggregator:
             raise
         finally:
             self._events.close()
+            self._memory.close()
             self._log.close()
         write_atomically(self._directory / RESULT, json.dumps(result, indent=2, sort_keys=True).encode())
 
@@ -255,9 +272,9 @@ class Aggregator:
             previous=self._previous(),
         )
         blobs = {**self._aggregate_blob(), **collector.request(number, attempt)}
-        packet = seal_packet(request, self._identity, blobs)
-        packets = dict.fromkeys(state.following, packet)
+        packets = self._carrying(request, blobs, state.following)
         answers = self._ask(exchange, packets, RoundReply, ROUND_SECONDS, training=True)
+        self._witness(answers)
         # Who missed a round lacks its sum, or sent an upload that came too late to be in it: it cannot follow any more.
         state.following = sorted(answers)
         self._agree({name: (reply.chain, reply.model) for name, (reply, _) in answers.items()}, number)
@@ -323,9 +340,8 @@ class Aggregator:
         if previous is None:
             raise PeerError("the run had no round", where=f"run {self._run.run}")
         releaser = previous.uploaders[0]
-        head = Finish(**self._common(), previous=previous)
-        packet = seal_packet(head, self._identity, self._aggregate_blob())
-        signed = self._ask(exchange, dict.fromkeys(state.following, packet), Acknowledged, FINISH_SECONDS)
+        packets = self._carrying(Finish(**self._common(), previous=previous), self._aggregate_blob(), state.following)
+        signed = self._ask(exchange, packets, Acknowledged, FINISH_SECONDS)
         self._agree({name: (reply.chain, reply.model) for name, (reply, _) in signed.items()}, self._run.rounds)
         acknowledgements = [
             Signature(head=answer.head.decode(), signature=base64.b64encode(answer.signature).decode())
@@ -342,6 +358,10 @@ class Aggregator:
                 if blob in answer.blobs:
                     write_atomically(self._directory / f"{blob}.{name}.sealed", answer.blobs[blob])
         self._log.append("run-finished", {"run": self._run.run, "rounds": self._run.rounds, "silos": sorted(answers)})
+        self._witness(answers)
+        for last in (False, True):  # everybody cosigns the heads that the run ends with, and everybody gets that back
+            packets = self._carrying(Cosign(**self._common(), last=last), {}, sorted(signed))
+            self._witness(self._ask(exchange, packets, Cosigned, FINISH_SECONDS, least=0))
         self._events.emit("finished")
         left = [self._nodes[name] for name in state.members if name not in state.following]
         self._abort(exchange, left, "the run went on without this silo")
@@ -354,9 +374,47 @@ class Aggregator:
             "faults": state.faults,
             "releaser": releaser,
             "silos": {name: reply.model_dump(mode="json", exclude={"blobs"}) for name, (reply, _) in answers.items()},
+            "cosigned": self._witnessing.standing,
             "secrets_held": secrets_held(self, collector, exchange),
             "checkpoint": self._log.checkpoint(self._identity),
         }
+
+    # Witnessing ------------------------------------------------------------------------------------------------------
+
+    def _carrying(self, head: Head, blobs: Mapping[str, bytes], names: Sequence[str]) -> dict[str, Packet]:
+        """Return the request for each silo, with the witness packets of all others and of the aggregator."""
+        packets = {**self._packets, self._identity.name: self._witnessing.packet()}
+        return {name: seal_packet(head, self._identity, {**blobs, BLOB: addressed(packets, name)}) for name in names}
+
+    def _witness(self, answers: Mapping[str, tuple[Head, Packet]]) -> None:
+        """Take the silos' witness packets; a log that did not only grow is named, and ends the run."""
+        self._packets = merged((name, answer.blobs.get(BLOB)) for name, (_, answer) in answers.items())
+        self._witnessing.receive(self._packets)
+
+    def _await_witnesses(self, exchange: Exchange, number: int) -> None:
+        """Pause while a party's log lacks the consortium's quorum of cosigners: ask again, and in the end give up."""
+        end = time.monotonic() + WITNESS_SECONDS
+        tries = 0
+        while below := self._witnessing.below(self._quorum):
+            standing = self._witnessing.standing
+            lacking = ", ".join(f"{name} by {standing[name]}" for name in below)
+            what = f"logs are cosigned by too few others: {lacking}; the consortium asks for {self._quorum}"
+            left = end - time.monotonic()
+            if left <= 0:
+                raise PeerError(
+                    what,
+                    where=f"round {number}",
+                    fix="are all agents running? Then submit the run again, or amend the consortium's witness quorum",
+                )
+            if tries == 1:  # who missed the end of an earlier run catches up in one more exchange: no pause to speak of
+                self._events.emit("paused", round=number, what=what, seconds=WITNESS_SECONDS)
+            if tries:
+                time.sleep(min(PAUSE_SECONDS, left))
+            tries += 1
+            packets = self._carrying(Cosign(**self._common()), {}, self._state.following)
+            self._witness(self._ask(exchange, packets, Cosigned, max(left, 1.0), least=0))
+        if tries > 1:
+            self._events.emit("resumed", round=number)
 
     # Exchanges -------------------------------------------------------------------------------------------------------
 
@@ -380,7 +438,7 @@ class Aggregator:
         seconds: float,
         *,
         training: bool = False,
-        least: int = 0,
+        least: int | None = None,
     ) -> dict[str, tuple[R, Packet]]:
         """Send one packet to each named silo; return the verified answers of the wanted kind.
 
@@ -411,7 +469,8 @@ class Aggregator:
             if not isinstance(head, wanted):
                 raise VerificationFailed(f"{name} sent {head.kind!r}, not {wanted.__name__}")
             found[name] = (head, answer)
-        if failed is not None and len(found) < min(len(packets), least or self._run.minimum_silos):
+        needed = self._run.minimum_silos if least is None else least
+        if failed is not None and len(found) < min(len(packets), needed):
             raise failed
         return dict(sorted(found.items()))
 

@@ -47,6 +47,12 @@ def new(
     quorum: Annotated[
         int | None, typer.Option("--quorum", help="Members who can amend; more than half if left out.")
     ] = None,
+    witnesses: Annotated[
+        int | None,
+        typer.Option(
+            "--witness-quorum", help="Others who must cosign each log, or runs pause; the minimum of silos if left out."
+        ),
+    ] = None,
     days: Annotated[int, typer.Option("--days", help="Until the agreement has to be signed anew.")] = 365,
     as_json: JsonOption = False,
 ) -> None:
@@ -68,6 +74,8 @@ def new(
             "threshold": threshold,
             "minimum_silos": minimum_silos,
             "amendment_quorum": quorum,
+            # With the minimum of silos a party has that many others (the aggregator is one): every run can reach it.
+            "witness_quorum": minimum_silos if witnesses is None else witnesses,
             "created": start,
             "expires": until(start, days),
         },
@@ -179,6 +187,7 @@ def amend(
     minimum_silos: Annotated[int | None, typer.Option("--minimum-silos", help="A new minimum.")] = None,
     threshold: Annotated[int | None, typer.Option("--threshold", help="A new threshold.")] = None,
     quorum: Annotated[int | None, typer.Option("--quorum", help="A new quorum.")] = None,
+    witnesses: Annotated[int | None, typer.Option("--witness-quorum", help="A new quorum of witnesses.")] = None,
     days: Annotated[int | None, typer.Option("--days", help="Expiry, counted from now.")] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -230,6 +239,7 @@ def amend(
         "minimum_silos": old.minimum_silos if minimum_silos is None else minimum_silos,
         "threshold": old.threshold if threshold is None else threshold,
         "amendment_quorum": quorum or (old.amendment_quorum if fits else majority(size)),
+        "witness_quorum": min(old.witness_quorum, size) if witnesses is None else witnesses,
         "expires": old.expires if days is None else until(start, days),
     }
     if all(getattr(old, field) == value for field, value in changes.items()):
@@ -362,6 +372,8 @@ def _print_parties(body: Any) -> None:
     threshold = f", {body.threshold} silos together open a sum" if body.threshold else ""
     quorum = body.amendment_quorum or "more than half"
     out.print(f"custody {body.custody}{threshold}; at least {body.minimum_silos} silos; {quorum} members can amend")
+    if body.witness_quorum:
+        out.print(f"each log is cosigned by at least {body.witness_quorum} others in every round, or the run pauses")
     out.print(f"created {body.created:%Y-%m-%d %H:%M} UTC, expires {body.expires:%Y-%m-%d %H:%M} UTC")
     for name, digest in sorted(body.packs.items()):
         out.print(f"pack {name} {digest}")

@@ -8,6 +8,9 @@ A log's holder makes an :class:`Offer` (its signed head, and consistency proofs 
 saw); a witness answers with a cosigned note; the holder keeps it (:meth:`Witness.keep`). All of it is small enough to
 ride on messages that travel anyway.
 
+Two runs of one home share its memory and not the order in which their messages arrive: a head older than what the
+*other* run saw since this one began is late, not a rollback (:class:`Overtaken`), and is not cosigned.
+
 Sources: C2SP tlog-witness (what a witness checks), tlog-cosignature (what it signs); RFC 9162 section 2.1.4.
 """
 
@@ -79,6 +82,9 @@ class Witness:
     def __init__(self, path: Path, *, create: bool = True, read_only: bool = False) -> None:
         self.path = path
         self._database = Database(path, APPLICATION, _TABLES, {}, create=create, read_only=read_only)
+        with self._database.reading() as connection:
+            (self._began,) = connection.execute("SELECT coalesce(max(i), 0) FROM seen").fetchone()
+        self._marks: dict[str, int] = {}  # by origin: the row up to which this object has seen its heads
 
     def seen(self, origin: str) -> str | None:
         """Return the note of the largest head seen of a log, None if there is none."""
@@ -89,24 +95,36 @@ class Witness:
         with self._database.reading() as connection:
             return dict(connection.execute("SELECT origin, max(size) FROM seen GROUP BY origin ORDER BY origin"))
 
-    def observe(self, offered: Offer, key: VerifierKey, signer: NoteSigner) -> str:
+    def overtaken(self, origin: str) -> bool:
+        """Say whether another run of this home was shown a later head of a log than this object was."""
+        with self._database.reading() as connection:
+            (last,) = connection.execute("SELECT coalesce(max(i), 0) FROM seen WHERE origin = ?", (origin,)).fetchone()
+        return int(last) > self._marks.get(origin, self._began)
+
+    def observe(self, offered: Offer, key: VerifierKey, signer: NoteSigner, *, shown: str | None = None) -> str:
         """Return the offered head cosigned by ``signer``, once it is known to extend the last one seen.
 
-        ``key`` is the log's. Raises :class:`VerificationFailed` that names the log as rolled back, forked or without
-        proof; the contradicting note is then kept in :meth:`conflicts`.
+        ``key`` is the log's. ``shown`` is a note of it that came without a proof before, to be extended as well.
+        Raises :class:`VerificationFailed` that names the log as rolled back, forked or without proof; the contradicting
+        note is then kept in :meth:`conflicts`. Raises :class:`Overtaken` for a late head.
         """
         head = verify_checkpoint(offered.note, key)
         bare = head.text + "\n" + "".join(f"{line}\n" for line in _lines_of(offered.note, key))
         try:
             with self._database.writing() as connection:
                 row = connection.execute(
-                    "SELECT note FROM seen WHERE origin = ? ORDER BY size DESC, i DESC LIMIT 1", (head.origin,)
+                    "SELECT note, i FROM seen WHERE origin = ? ORDER BY size DESC, i DESC LIMIT 1", (head.origin,)
                 ).fetchone()
-                last = verify_checkpoint(row[0], key) if row else None
+                last, mark = (verify_checkpoint(row[0], key), int(row[1])) if row else (None, 0)
                 if last is not None:
+                    if mark > self._marks.get(head.origin, self._began) and _late(last, head, offered.proofs):
+                        raise Overtaken("another run saw a later head of this log", where=head.origin)
                     _extends(last, head, offered.proofs)
+                if shown is not None:
+                    _extends(verify_checkpoint(shown, key), head, offered.proofs)
                 if last is None or last.size < head.size:
-                    self._insert(connection, "seen", head, bare)
+                    mark = self._insert(connection, "seen", head, bare)
+                self._marks[head.origin] = mark
         except _Contradiction as error:
             with self._database.writing() as connection:
                 self._insert(connection, "conflict", head, bare)
@@ -142,9 +160,9 @@ class Witness:
             return [str(note) for (note,) in connection.execute(query, (origin,))]
 
     @staticmethod
-    def _insert(connection: Any, table: str, head: Checkpoint, note: str) -> None:
+    def _insert(connection: Any, table: str, head: Checkpoint, note: str) -> int:
         query = f"INSERT INTO {table} (origin, size, note, time) VALUES (?, ?, ?, ?)"  # noqa: S608 - our own names
-        connection.execute(query, (head.origin, head.size, note, utc_now()))
+        return int(connection.execute(query, (head.origin, head.size, note, utc_now())).lastrowid)
 
     def close(self) -> None:
         self._database.close()
@@ -163,6 +181,14 @@ def merge(notes: Sequence[str]) -> str:
         raise ConfigError("these are cosignatures of different heads", fix="merge those of one head")
     lines = {line: None for note in notes for line in note.rpartition("\n\n")[2].splitlines()}
     return texts.pop() + "\n" + "".join(f"{line}\n" for line in lines)
+
+
+class Overtaken(VerificationFailed):
+    """The head is older than one that another run of the same home was shown since, and may be an honest one."""
+
+
+def _late(last: Checkpoint, head: Checkpoint, proofs: Mapping[int, Sequence[bytes]]) -> bool:
+    return head.size < last.size or (head.size > last.size > 0 and last.size not in proofs)
 
 
 class _Contradiction(VerificationFailed):

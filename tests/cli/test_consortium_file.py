@@ -384,3 +384,18 @@ def test_the_run_manifest_is_bound_to_the_consortium(place: Path) -> None:
     assert run.consortium == manifest.digest
     assert set(run.members) == manifest.names
     assert run.encryption.custody == manifest.custody
+
+
+def test_the_quorum_of_witnesses_is_the_minimum_of_silos_unless_members_agree_otherwise(
+    silo: Command, tmp_path: Path, made: Path
+) -> None:
+    first = silo("consortium", "new", tmp_path / "a.json", "--name", "a", "--minimum-silos", "2", "--json").json
+    assert first["manifest"]["witness_quorum"] == 2
+    none = silo("consortium", "new", tmp_path / "b.json", "--name", "b", "--witness-quorum", "0", "--json").json
+    assert "witness_quorum" not in none["manifest"]
+    assert "cosigned" not in silo("consortium", "show", tmp_path / "b.json").out
+    file = Path(shutil.copy(made / "heart.json", tmp_path))
+    assert "each log is cosigned by at least 3 others" in silo("consortium", "show", file).out
+    silo("consortium", "amend", file, "--witness-quorum", "4", status=3)
+    amended = silo("consortium", "amend", file, "--witness-quorum", "1", "--json").json
+    assert amended["manifest"]["witness_quorum"] == 1

@@ -21,6 +21,7 @@ from silo_policies import (
     verify_chain,
     verify_consortium,
 )
+from silo_policies.signing import parse_body, parse_signed
 
 Make = Callable[..., ConsortiumManifest]
 ABC = ("hospital-a", "hospital-b", "hospital-c")
@@ -214,3 +215,24 @@ def test_a_history_is_checked_step_by_step(
         verify_chain([], keyring, now=now)
     with pytest.raises(SignatureRefused):
         verify_chain([chain[0], by(four, identities, "hospital-d"), chain[2]], keyring, now=now)
+
+
+def test_a_manifest_that_was_signed_before_there_were_witnesses_keeps_its_bytes(
+    make_consortium: Make, identities: dict[str, Identity], now: datetime
+) -> None:
+    old = make_consortium()
+    document = old.to_dict()
+    assert "witness_quorum" not in document
+    assert b"witness_quorum" not in old.message()
+    signed = by(old, identities, "hospital-a", "hospital-b", "hospital-c")
+    again = parse_signed(ConsortiumManifest, signed.to_json())
+    assert verify_consortium(again, keyring, now=now).witness_quorum == 0
+    # Zero written out says the same, so it is the same document; any other number is not.
+    assert parse_body(ConsortiumManifest, {**document, "witness_quorum": 0}).digest == old.digest
+    changed = parse_body(ConsortiumManifest, {**document, "witness_quorum": 2})
+    assert changed.to_dict()["witness_quorum"] == 2
+    assert changed.digest != old.digest
+    with pytest.raises(SignatureRefused, match="does not hold"):
+        verify_consortium(Signed(changed, signed.signatures), keyring, now=now)
+    with pytest.raises(DocumentError, match="witness_quorum is 4, but each party has only 3 others"):
+        parse_body(ConsortiumManifest, {**document, "witness_quorum": 4})
