@@ -82,8 +82,12 @@ class Witness:
     def __init__(self, path: Path, *, create: bool = True, read_only: bool = False) -> None:
         self.path = path
         self._database = Database(path, APPLICATION, _TABLES, {}, create=create, read_only=read_only)
-        with self._database.reading() as connection:
-            (self._began,) = connection.execute("SELECT coalesce(max(i), 0) FROM seen").fetchone()
+        try:
+            with self._database.reading() as connection:
+                self._began = int(connection.execute("SELECT coalesce(max(i), 0) FROM seen").fetchone()[0])
+        except BaseException:
+            self._database.close()
+            raise
         self._marks: dict[str, int] = {}  # by origin: the row up to which this object has seen its heads
 
     def seen(self, origin: str) -> str | None:
