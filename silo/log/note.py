@@ -207,6 +207,11 @@ def verify_checkpoint(
     return Checkpoint(checkpoint.origin, checkpoint.size, checkpoint.root, cosigned)
 
 
+def head_of(note: str) -> Checkpoint:
+    """Return the head in a note that was verified when it was kept: the key of that time may since have changed."""
+    return _parse_text(split(note)[0])
+
+
 def verify_note(note: str, keys: Iterable[VerifierKey]) -> str:
     """Return the text of any signed note once at least one of ``keys`` signed it and no signature of theirs is bad."""
     text, lines = split(note)

@@ -24,7 +24,7 @@ from typing import Any, Self
 
 from silo.canonical import utc_now
 from silo.errors import ConfigError, VerificationFailed
-from silo.log.note import Checkpoint, NoteSigner, VerifierKey, cosign, split, verify_checkpoint
+from silo.log.note import Checkpoint, NoteSigner, VerifierKey, cosign, head_of, split, verify_checkpoint
 from silo.log.store import Log
 from silo.log.tree import HASH_BYTES, verify_consistency
 from silo.storage import Database
@@ -119,13 +119,13 @@ class Witness:
                 row = connection.execute(
                     "SELECT note, i FROM seen WHERE origin = ? ORDER BY size DESC, i DESC LIMIT 1", (head.origin,)
                 ).fetchone()
-                last, mark = (verify_checkpoint(row[0], key), int(row[1])) if row else (None, 0)
+                last, mark = (head_of(row[0]), int(row[1])) if row else (None, 0)
                 if last is not None:
                     if mark > self._marks.get(head.origin, self._began) and _late(last, head, offered.proofs):
                         raise Overtaken("another run saw a later head of this log", where=head.origin)
                     _extends(last, head, offered.proofs)
                 if shown is not None:
-                    _extends(verify_checkpoint(shown, key), head, offered.proofs)
+                    _extends(head_of(shown), head, offered.proofs)
                 if last is None or last.size < head.size:
                     mark = self._insert(connection, "seen", head, bare)
                 self._marks[head.origin] = mark

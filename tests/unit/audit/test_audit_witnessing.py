@@ -92,6 +92,25 @@ def test_another_run_catches_up_with_what_was_seen_in_the_first(parties):
     assert exchange(parties)["switzerland"] == ("aggregator", "cleveland", "hungary")
 
 
+def test_a_party_with_new_keys_still_has_to_extend_what_it_signed_with_the_old_ones(parties, tmp_path):
+    exchange(parties)
+    exchange(parties)
+    hungary, cleveland = parties["hungary"], parties["cleveland"]
+    cleveland.identity = Identity.generate("cleveland")
+    trust = Trust(
+        {**hungary.trust.logs, "silo/cleveland": log_key("silo/cleveland", cleveland.identity.public())},
+        (*hungary.trust.witnesses, witness_key(cleveland.identity.public())),
+    )
+    for each in (hungary, cleveland):
+        each.trust = trust
+        each.start("run-2")
+    assert hungary.part.receive({"cleveland": cleveland.part.packet()}) == ("cleveland",)
+    with Log(tmp_path / "fork.db", "silo/cleveland") as fork:
+        fork.extend([("fault", {"what": "another story"})] * 2)
+        with pytest.raises(VerificationFailed, match="silo/cleveland: the log was rolled back"):
+            hungary.part.receive({"cleveland": cleveland.forged(fork).packet()})
+
+
 def test_the_quorum_is_counted_alike_by_who_lacks_it_and_by_who_passes_packets_on(parties):
     for number in range(1, 5):
         exchange(parties)
