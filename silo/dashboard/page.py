@@ -73,17 +73,17 @@ def headline(view: View) -> str:
     """One sentence about the whole, for a screen reader and the event stream."""
     training = [run for run in view.runs if run.state == "training"]
     said = (
-        f"{brief(training[0].name or training[0].id)} is in round {_progress(training[0])}"
+        f"Training {brief(training[0].name or training[0].id)}, round {_progress(training[0])}"
         if len(training) == 1
-        else f"{counted(len(training), 'run')} in training"
+        else f"{sentence(counted(len(training), 'run'))} in training"
     )
     alarms = counted(len(view.alarms), "warning") if view.alarms else "nothing to see to"
-    return sentence(f"{said}; {alarms}; {_entries(view.log)}.")
+    return f"{said}; {alarms}; {_entries(view.log)}."
 
 
 def _plain(words: str) -> str:
     """A sentence without the marks that stand for code in a terminal."""
-    return sentence(words.replace("`", ""))
+    return words.replace("`", "")
 
 
 def _when(moment: str) -> str:
@@ -97,7 +97,9 @@ def _entries(log: LogHead | None) -> str:
 def _alarms(alarms: tuple[Alarm, ...]) -> Section:
     if not alarms:
         return Section("warnings", "Warnings", (Prose("Nothing to see to.", "plain"),))
-    rows = tuple((Cell(*_LEVELS[each.level]), Cell(_plain(each.what)), Cell(_plain(each.fix))) for each in alarms)
+    rows = tuple(
+        (Cell(*_LEVELS[each.level]), Cell(_plain(each.what)), Cell(sentence(_plain(each.fix)))) for each in alarms
+    )
     columns = (Column("Urgency"), Column("What"), Column("What to do"))
     return Section("warnings", "Warnings", (Table("alarms", "What needs somebody, the worst first.", columns, rows),))
 
@@ -191,7 +193,7 @@ def _log(log: LogHead | None) -> Section:
     if log is None:
         return Section("log", "Log and witnesses", (Prose("The log cannot be read; the warnings say why.", "bad"),))
     blocks: list[Block] = [
-        Facts((Row("Log", Cell(log.origin, "code")), Row("Entries", Cell(whole(log.size))))),
+        Facts((Row("Log", Cell(log.origin, "code")), Row("Entries", Cell(whole(log.size)))), "Head"),
         Preformatted("Root of all entries (RFC 6962, hexadecimal)", log.root),
     ]
     if log.witnesses:
