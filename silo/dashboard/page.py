@@ -97,9 +97,7 @@ def _entries(log: LogHead | None) -> str:
 def _alarms(alarms: tuple[Alarm, ...]) -> Section:
     if not alarms:
         return Section("warnings", "Warnings", (Prose("Nothing to see to.", "plain"),))
-    rows = tuple(
-        (Cell(*_LEVELS[each.level]), Cell(_plain(each.what)), Cell(_plain(each.fix))) for each in alarms
-    )
+    rows = tuple((Cell(*_LEVELS[each.level]), Cell(_plain(each.what)), Cell(_plain(each.fix))) for each in alarms)
     columns = (Column("Urgency"), Column("What"), Column("What to do"))
     return Section("warnings", "Warnings", (Table("alarms", "What needs somebody, the worst first.", columns, rows),))
 
