@@ -198,21 +198,21 @@ def measure(data: Data, mechanism: str, honest: int, epsilon: float, setting: Se
     everywhere = data.trained * setting.rate
     if mechanism == "distributed":
         mechanisms = _distributed(data, honest, epsilon, setting, split, everywhere, seed)
-        return auc(data, _trained(data, mechanisms, setting, seed), split.test, seed)
+        return auc(data, trained(data, mechanisms, setting.rounds, seed), split.test, seed)
     if mechanism == "central":
         mechanisms = _local(data, epsilon, setting, [pooled(split.train)], everywhere, seed)
-        return auc(data, _trained(data, mechanisms, setting, seed), split.test, seed)
+        return auc(data, trained(data, mechanisms, setting.rounds, seed), split.test, seed)
     mechanisms = _local(data, epsilon, setting, split.train, everywhere / data.count, seed)
     if mechanism == "local":
-        return auc(data, _trained(data, mechanisms, setting, seed), split.test, seed)
-    alone = [auc(data, _trained(data, [each], setting, seed), split.test, seed) for each in mechanisms]
+        return auc(data, trained(data, mechanisms, setting.rounds, seed), split.test, seed)
+    alone = [auc(data, trained(data, [each], setting.rounds, seed), split.test, seed) for each in mechanisms]
     return float(np.mean(alone))
 
 
-def _trained(data: Data, mechanisms: Sequence[Mechanism], setting: Setting, seed: int) -> NDArray[np.float32]:
+def trained(data: Data, mechanisms: Sequence[Mechanism], rounds: int, seed: int) -> NDArray[np.float32]:
     """Return the weights after all rounds: every silo contributes, the integers are added, one silo's step is taken."""
     weights = flatten(build_model(data.experiment, seed))
-    for _ in range(setting.rounds):
+    for _ in range(rounds):
         sums = np.zeros(len(weights), dtype=np.int64)
         for mechanism in mechanisms:
             sums += mechanism.contribute(weights).values
@@ -236,7 +236,7 @@ def _local(
     # Room for the largest batch there may be and ten deviations of the noise: nothing is cut off.
     bound = setting.learning_rate * setting.norm * (10 + 10 * plan.noise_multiplier / batch)
     return [
-        LocalMechanism(LocalTrainer(data.experiment, plan, *part, seed=seed), FixedPoint(bound, 24), _average())
+        LocalMechanism(LocalTrainer(data.experiment, plan, *part, seed=seed), FixedPoint(bound, 24), average())
         for part in parts
     ]
 
@@ -256,10 +256,10 @@ def _distributed(
     )
     plan = make_distributed_plan(privacy, setting.rounds, count(build_model(data.experiment, 0)), 16)
     return [
-        DistributedMechanism(DistributedTrainer(data.experiment, plan, *part, seed=seed), plan, _average())
+        DistributedMechanism(DistributedTrainer(data.experiment, plan, *part, seed=seed), plan, average())
         for part in split.train
     ]
 
 
-def _average() -> ServerOptimizer:
+def average() -> ServerOptimizer:
     return server_optimizer(AggregationSpec(rule="fedavg", weighting="uniform"))
