@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         Records,
         load_experiment,
     )
+    from silo.client import RunResult, load_result
 
 __version__ = "0.1.0"
 
@@ -33,13 +34,20 @@ __all__ = [
     "FedYogi",
     "LocalDP",
     "Records",
+    "RunResult",
     "load_experiment",
+    "load_result",
 ]
+_CLIENT = ("RunResult", "load_result")
 
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'silo' has no attribute {name!r}")
+    if name in _CLIENT:
+        from silo import client
+
+        return getattr(client, name)
     from silo import api
 
     return getattr(api, name)

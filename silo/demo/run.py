@@ -24,11 +24,11 @@ from silo_policies import RunManifest, parse_pack
 from silo.agent.prepare import source_of
 from silo.aggregator import RESULT, Follower
 from silo.api import Experiment, load_experiment, load_experiment_bytes
-from silo.canonical import digest_of, utc_now
+from silo.canonical import utc_now
 from silo.demo.hospitals import cast
 from silo.demo.outcome import Played, build_report
 from silo.demo.setting import Setting, load_the_stage, set_the_stage
-from silo.errors import ConfigError, PeerError, UsageError, VerificationFailed
+from silo.errors import ConfigError, PeerError, UsageError
 from silo.report import Report, render_html, render_json
 from silo.storage import write_atomically
 
@@ -197,23 +197,10 @@ def federate(setting: Setting, progress: Progress, grid_of: Callable[..., Any] |
 
 def open_release(setting: Setting, result: dict[str, Any]) -> NDArray[np.float32]:
     """Open, as the researcher, what the silos sealed: the model, and every silo's digest of it, which must agree."""
-    from silo.agent.release import DIGEST_INFO, MODEL_INFO, release_info
+    from silo.client.result import open_release as opened
 
     directory = setting.aggregator.run_directory(setting.run)
-
-    def opened(blob: str, label: bytes, silo: str) -> bytes:
-        path = directory / f"{blob}.{silo}.sealed"
-        if not path.exists():
-            raise ConfigError("no model was released", where=silo, fix='ask for it: releases=["model", ...]')
-        info = release_info(label, setting.submission.digest, silo, setting.researcher.name)
-        return setting.researcher.open(info, path.read_bytes())
-
-    releaser = result["releaser"]
-    weights = opened("model", MODEL_INFO, releaser)
-    for silo in result["silos"]:
-        if bytes.fromhex(digest_of(weights).removeprefix("sha256:")) != opened("digest", DIGEST_INFO, silo):
-            raise VerificationFailed(f"{silo} holds another model than {releaser} released")
-    return np.frombuffer(weights, dtype="<f4").astype(np.float32)
+    return opened(directory, setting.submission, setting.researcher, result)
 
 
 def _overridden(experiment: Experiment, options: Options) -> Experiment:
