@@ -5,13 +5,8 @@ from __future__ import annotations
 import sys
 
 import click
-from silo_crypto.errors import CryptoError
-from silo_policies.errors import PolicyError
 
 from silo.errors import SiloError
-
-# The two packages below have error bases of their own, because they know nothing of the product.
-_FOREIGN: tuple[tuple[type[Exception], int], ...] = ((CryptoError, 6), (PolicyError, 3))
 
 
 def exit_code(error: BaseException) -> int:
@@ -20,7 +15,13 @@ def exit_code(error: BaseException) -> int:
         return error.exit_code
     if isinstance(error, click.ClickException):
         return 2
-    for kind, code in _FOREIGN:
+    # The two packages below have error bases of their own, because they know nothing of the product. Imported here:
+    # `silo --help` fails seldom, and need not wait for them.
+    from silo_crypto.errors import CryptoError
+    from silo_policies.errors import PolicyError
+
+    foreign: tuple[tuple[type[Exception], int], ...] = ((CryptoError, 6), (PolicyError, 3))
+    for kind, code in foreign:
         if isinstance(error, kind):
             return int(getattr(error, "exit_code", code))
     return 1

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 import silo
+import silo.client
 from silo.api import Encryption, Experiment, FedAvg, LocalDP
 from silo.errors import ConfigError
 
@@ -159,7 +160,7 @@ def test_a_changed_copy_is_checked_again() -> None:
 
 def test_the_researchers_names_come_from_silo_itself() -> None:
     for name in silo.__all__:
-        assert getattr(silo, name) is getattr(silo.api, name)
+        assert getattr(silo, name) is getattr(silo.client if hasattr(silo.client, name) else silo.api, name)
         assert name in dir(silo)
     with pytest.raises(AttributeError, match="no_such_name"):
         _ = silo.no_such_name
