@@ -41,7 +41,7 @@ class RecordGradients:
         seed: int,
         units: Units | None = None,
     ) -> None:
-        from opacus import GradSampleModule
+        from silo.training.per_record import PerRecordModule
 
         if len(features) != len(targets):
             raise ConfigError("features and targets differ in length", where=f"experiment {experiment.name!r}, tensors")
@@ -57,7 +57,7 @@ class RecordGradients:
                 fix="submit the run again: the manifest was made for another model",
             )
         self._module = model
-        self._model = GradSampleModule(model, loss_reduction="sum")
+        self._model = PerRecordModule(model, ghost=isinstance(self._units, Records))
 
     @property
     def parameters(self) -> list[nn.Parameter]:

@@ -18,40 +18,22 @@ from opacus.optimizers import DPOptimizer
 from silo_crypto.randomness import Csprng
 
 from silo.training.noise import add_gaussian
-
-# Values summed at a time: float64 copies of per-record gradients stay in the cache.
-_CHUNK = 1 << 18
-# Values whose squares are added in float32, before float64 takes over: the relative error stays below 2^-14 even if
-# every addition rounds the same way. (torch's float32 norm of 10^7 values was measured 0.8 % off.)
-_RUN = 1 << 10
-
-
-def _squared_norms(g: torch.Tensor) -> torch.Tensor:
-    """Return the squared L2 norm of each row of ``g`` (m, d), float64 (m,)."""
-    runs = g.shape[1] // _RUN
-    whole = g[:, : runs * _RUN].reshape(len(g), runs, _RUN).norm(2, dim=2)
-    rest = g[:, runs * _RUN :].norm(2, dim=1, keepdim=True)
-    return torch.cat([whole, rest], dim=1).double().square().sum(1)
+from silo.training.per_record import per_record
 
 
 def clipped_sums(parameters: Sequence[torch.nn.Parameter], clipping_norm: float) -> list[torch.Tensor]:
     """Return for each parameter the sum of its per-record gradients, float64 of its shape.
 
-    Each record's gradient, in ``p.grad_sample`` (m, *p.shape), is clipped to L2 norm ``clipping_norm`` over all
-    parameters. A record whose gradient is not finite, or too large to have a finite norm, contributes 0.
+    Each record's gradient, in ``p.grad_sample`` (m, *p.shape) or as factors, is clipped to L2 norm ``clipping_norm``
+    over all parameters. A record whose gradient is not finite, or too large to have a finite norm, contributes 0.
     """
-    samples = [p.grad_sample.reshape(len(p.grad_sample), p.numel()) for p in parameters]  # type: ignore[attr-defined]
-    norms = torch.stack([_squared_norms(g) for g in samples]).sum(0).sqrt()
+    samples = [per_record(p) for p in parameters]
+    norms = torch.stack([each.squared_norms() for each in samples]).sum(0).sqrt()
     good = torch.isfinite(norms)
     factors = torch.where(good, clipping_norm / norms.clamp(min=clipping_norm), 0.0)
-    if not bool(good.all()):
-        samples = [g[good] for g in samples]
-        factors = factors[good]
-    sums = []
-    for p, g in zip(parameters, samples, strict=True):
-        width = max(1, _CHUNK // max(1, len(g)))
-        sums.append(torch.cat([factors @ part.double() for part in g.split(width, dim=1)]).view_as(p))
-    return sums
+    rows = None if bool(good.all()) else good
+    kept = factors if rows is None else factors[good]
+    return [each.weighted_sum(kept, rows) for each in samples]
 
 
 class SiloOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -97,6 +79,13 @@ class SiloOptimizer(DPOptimizer):  # type: ignore[misc]
         for p in self.params:
             p.grad = noised[position : position + p.numel()].to(p.dtype).view_as(p)
             position += p.numel()
+
+    def pre_step(self, closure: None = None) -> bool:
+        """Clip, add noise and divide. (Opacus's would look for whole per-record gradients first.)"""
+        self.clip_and_accumulate()
+        self.add_noise()
+        self.scale_grad()
+        return True
 
     def scale_grad(self) -> None:
         """Divide by the public expected batch."""
