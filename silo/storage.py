@@ -10,6 +10,7 @@ hashes that the log and the ledger keep.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import sqlite3
 import tempfile
@@ -53,6 +54,37 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def only_one(path: Path) -> Iterator[None]:
+    """Hold a lock file while the block runs; raise :class:`ConfigError` if another process holds it.
+
+    The system lets go of it when the process ends, however it ends.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise ConfigError(f"cannot open the lock: {error.strerror}", where=str(path)) from error
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise ConfigError(
+                "another process is at work here", where=str(path), fix="stop it first: one at a time"
+            ) from error
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def is_held(path: Path) -> bool:
+    """Say whether a process holds the lock file now."""
+    try:
+        with only_one(path):
+            return False
+    except ConfigError:
+        return True
 
 
 class Database:

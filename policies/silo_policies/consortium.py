@@ -18,7 +18,7 @@ from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from silo_policies.documents import (
     CLOCK_SKEW,
@@ -37,14 +37,19 @@ from silo_policies.errors import DocumentError, SignatureRefused
 from silo_policies.facts import ConsortiumFacts
 from silo_policies.signing import Keyring, Keys, Signed, SignedBody, Statement, Verifier
 
+NodeKey = Annotated[str, StringConstraints(pattern=r"^ecdsa-sha2-nistp384 [A-Za-z0-9+/]{100,300}={0,2}$")]
+"""An ECDSA P-384 public key in OpenSSH's one-line form, without a comment."""
+
 
 class Member(Document):
-    """A silo of the consortium."""
+    """A silo of the consortium. ``node`` opens the aggregator's transport to it, and nothing else: what counts is
+    signed with ``keys``."""
 
     name: Name
     organisation_type: Slug
     jurisdiction: Jurisdiction
     keys: Keys
+    node: NodeKey | None = None
 
 
 class Aggregator(Document):
@@ -101,6 +106,7 @@ class ConsortiumManifest(SignedBody):
         _unique("name", [party.name for party in parties])
         _unique("signing key", [party.keys.ed25519 for party in parties])
         _unique("sealing key", [party.keys.x25519 for party in parties])
+        _unique("node key", [member.node for member in self.members if member.node is not None])
         size, names = len(self.members), self.names
         for person in self.people:
             if person.role == "researcher" and person.silo is not None:

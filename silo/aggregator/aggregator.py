@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from silo_crypto.protocol import Header
+from silo_policies import PolicyError
 
 from silo.aggregator.blind import secrets_held
 from silo.aggregator.custody import Collector, collector_for
@@ -59,7 +60,7 @@ from silo.messages import (
 from silo.storage import write_atomically
 from silo.submission import Submission
 
-RESULT = "result.json"
+RESULT, FAILURE, SERVING = "result.json", "failure.json", "serving.lock"
 INVITE_SECONDS = 120.0
 STEP_SECONDS = 300.0
 ROUND_SECONDS = 1800.0
@@ -69,6 +70,10 @@ WITNESS_SECONDS = 120.0  # how long a run pauses for want of cosignatures before
 PAUSE_SECONDS = 2.0
 
 R = TypeVar("R", bound=Head)
+
+
+class Interrupted(PeerError):
+    """The transport under a run broke. Nothing is wrong with the run: it goes on when the transport is back."""
 
 
 class Exchange(Protocol):
@@ -143,9 +148,12 @@ class Aggregator:
                 self._round(exchange, collector, number)
                 self._await_witnesses(exchange, number)
             result = self._finish(exchange, collector)
+        except Interrupted:
+            raise
         except Exception as error:  # of any kind: the silos hold keys and budget until they are told
             self._log.append("fault", {"run": self._run.run, "what": str(error)[:500] or type(error).__name__})
             self._events.emit("failed", what=str(error))
+            write_failure(self._directory, error)
             self._abort(exchange, exchange.nodes(), "the run ended without a model")
             raise
         finally:
@@ -487,6 +495,13 @@ class Aggregator:
         """
         packet = seal_packet(Abort(**self._common(), reason=reason), self._identity)
         exchange.exchange(dict.fromkeys(nodes, packet), training=False, seconds=ABORT_SECONDS)
+
+
+def write_failure(directory: Path, error: Exception) -> None:
+    """Leave in a run's directory that it ended without a model, and why: nothing starts it again."""
+    told = error if isinstance(error, SiloError | PolicyError) else SiloError("internal error; see the log")
+    failure = {"what": told.what, "where": told.where, "fix": told.fix, "exit_code": getattr(told, "exit_code", 6)}
+    write_atomically(directory / FAILURE, json.dumps(failure, indent=2).encode())
 
 
 def _first_reason(submission: Submission, decisions: Mapping[str, Mapping[str, Any]]) -> str:

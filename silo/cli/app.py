@@ -8,6 +8,8 @@ import typer
 
 from silo import __version__
 from silo.cli import (
+    agent,
+    aggregator,
     approve,
     audit,
     budget,
@@ -59,6 +61,8 @@ app.add_typer(data.app, name="data")
 app.add_typer(policy.app, name="policy")
 app.add_typer(experiment.app, name="experiment")
 app.command("approve")(approve.approve)
+app.command("agent")(agent.agent)
+app.add_typer(aggregator.app, name="aggregator")
 app.add_typer(budget.app, name="budget")
 app.add_typer(privacy.app, name="privacy")
 app.add_typer(audit.app, name="audit")

@@ -155,7 +155,11 @@ def party_of(home: Home, as_what: Literal["member", "aggregator"]) -> Member | A
         return Aggregator(name=home.name, keys=keys)
     settings = home.settings
     return Member(
-        name=home.name, organisation_type=settings.organisation_type, jurisdiction=settings.jurisdiction, keys=keys
+        name=home.name,
+        organisation_type=settings.organisation_type,
+        jurisdiction=settings.jurisdiction,
+        keys=keys,
+        node=home.node_public_key(),
     )
 
 

@@ -85,6 +85,7 @@ def set_the_stage(
                 organisation_type="hospital",
                 jurisdiction=each.jurisdiction,
                 keys=_keys(homes[each.name].identity()),
+                node=homes[each.name].node_public_key(),
             )
             for each in sorted(hospitals, key=lambda each: each.name)
         ),

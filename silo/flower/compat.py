@@ -14,15 +14,104 @@ for _name in ("FLWR_DISABLE_UPDATE_CHECK", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INST
 os.environ.setdefault("FLWR_TELEMETRY_ENABLED", "0")
 
 from flwr.app import Message  # noqa: E402
+from flwr.app.message import remove_content_from_message  # noqa: E402
+from flwr.cli.build import build_fab_from_files  # noqa: E402
+from flwr.common.constant import ErrorCode  # noqa: E402
+from flwr.common.serde import (  # noqa: E402
+    fab_to_proto,
+    message_from_proto,
+    message_to_proto,
+    user_config_to_proto,
+)
+from flwr.proto.control_pb2 import (  # noqa: E402
+    ListNodesRequest,
+    ListRunsRequest,
+    RegisterNodeRequest,
+    StartRunRequest,
+    StopRunRequest,
+    UnregisterNodeRequest,
+)
+from flwr.proto.fleet_pb2 import (  # noqa: E402
+    ActivateNodeRequest,
+    DeactivateNodeRequest,
+    PullMessagesRequest,
+    PushMessagesRequest,
+)
+from flwr.proto.heartbeat_pb2 import SendNodeHeartbeatRequest  # noqa: E402
+from flwr.proto.message_pb2 import ObjectTree  # noqa: E402
+from flwr.proto.node_pb2 import Node  # noqa: E402
+from flwr.proto.run_pb2 import GetRunRequest  # noqa: E402
+from flwr.supercore.control import ControlHttpClient  # noqa: E402
+from flwr.supercore.fab import Fab  # noqa: E402
 from flwr.supercore.inflatable.inflatable_object import (  # noqa: E402
     get_all_nested_objects,
+    get_object_tree,
+    iterate_object_tree,
     no_object_id_recompute,
 )
-from flwr.supercore.inflatable.inflatable_utils import inflate_object_from_contents  # noqa: E402
+from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: E402
+    make_confirm_message_received_fn_protobuf,
+    make_pull_object_fn_protobuf,
+    make_push_object_fn_protobuf,
+)
+from flwr.supercore.inflatable.inflatable_utils import (  # noqa: E402
+    ObjectPullError,
+    ObjectPushError,
+    inflate_object_from_contents,
+    pull_objects,
+    push_object_contents_from_iterable,
+)
+from flwr.supercore.interceptors.http.runtime_version import RuntimeVersionHttpInterceptor  # noqa: E402
+from flwr.supercore.primitives.asymmetric import public_key_to_bytes  # noqa: E402
 from flwr.supercore.run import Run  # noqa: E402
 from flwr.supercore.task_identity import TaskIdentity  # noqa: E402
+from flwr.supernode.fleet_http_client import FleetHttpClient  # noqa: E402
+from flwr.supernode.node_auth_http_interceptor import NodeAuthHttpInterceptor  # noqa: E402
 
-__all__ = ["Run", "empty_run", "set_task_identity", "through_the_wire"]
+__all__ = [
+    "ActivateNodeRequest",
+    "ControlHttpClient",
+    "DeactivateNodeRequest",
+    "ErrorCode",
+    "Fab",
+    "FleetHttpClient",
+    "GetRunRequest",
+    "ListNodesRequest",
+    "ListRunsRequest",
+    "Message",
+    "Node",
+    "NodeAuthHttpInterceptor",
+    "ObjectPullError",
+    "ObjectPushError",
+    "ObjectTree",
+    "PullMessagesRequest",
+    "PushMessagesRequest",
+    "RegisterNodeRequest",
+    "Run",
+    "RuntimeVersionHttpInterceptor",
+    "SendNodeHeartbeatRequest",
+    "StartRunRequest",
+    "StopRunRequest",
+    "UnregisterNodeRequest",
+    "build_fab_from_files",
+    "empty_run",
+    "fab_to_proto",
+    "inflate",
+    "iterate_object_tree",
+    "make_confirm_message_received_fn_protobuf",
+    "make_pull_object_fn_protobuf",
+    "make_push_object_fn_protobuf",
+    "message_from_proto",
+    "message_to_proto",
+    "public_key_to_bytes",
+    "pull_objects",
+    "push_object_contents_from_iterable",
+    "remove_content_from_message",
+    "set_task_identity",
+    "through_the_wire",
+    "to_objects",
+    "user_config_to_proto",
+]
 
 
 def set_task_identity(run_id: int, node_id: int = 1, task_id: int = 1) -> None:
@@ -37,12 +126,28 @@ def empty_run(run_id: int) -> Run:
     return Run.create_empty(run_id=run_id)
 
 
+def to_objects(message: Message) -> tuple[ObjectTree, dict[str, bytes]]:
+    """Return a message as Flower's transport carries it: the tree of its objects' ids, and their bytes by id."""
+    message.metadata.__dict__["_message_id"] = message.object_id
+    with no_object_id_recompute():
+        tree = get_object_tree(message)
+        contents = {key: value.deflate() for key, value in get_all_nested_objects(message).items()}
+    return tree, contents
+
+
+def inflate(message_id: str, contents: dict[str, bytes]) -> Message:
+    """Return the message of these objects; ``contents`` is emptied on the way."""
+    message = inflate_object_from_contents(message_id, contents)
+    if not isinstance(message, Message):
+        raise ValueError("the object is no message")
+    message.metadata.__dict__["_message_id"] = message_id
+    return message
+
+
 def through_the_wire(message: Message) -> tuple[Message, int]:
     """Return ``message`` after Flower's own serialisation and parsing, and the bytes that would have travelled."""
     with no_object_id_recompute():
         message_id = message.object_id
         contents = {key: value.deflate() for key, value in get_all_nested_objects(message).items()}
     size = sum(len(content) for content in contents.values())  # now: inflating empties the mapping
-    copy = inflate_object_from_contents(message_id, contents)
-    copy.metadata.__dict__["_message_id"] = message_id
-    return copy, size
+    return inflate(message_id, contents), size

@@ -3,6 +3,7 @@
     silo.toml          who it is                          policy/*.yaml, pins.toml  its own packs, and their digests
     data.toml          its data sets                      policy/consortium/*.yaml  the packs its consortium pins
     keys/              identity, sealing and node keys    approvals/, waivers/      what its people signed
+    aggregator.crt     whom its agent trusts over TLS     transport/       an aggregator's (silo.deploy.place)
     consortium.json    the manifest it joined             ledger.db, log.db         budget and log
     shares.db          key shares (threshold custody)     runs/RUN/                 what one run left
 
@@ -46,6 +47,7 @@ from silo.canonical import is_digest
 from silo.errors import ConfigError, VerificationFailed
 from silo.home.keys import (
     NODE_FILE,
+    NODE_PUBLIC_FILE,
     check_directories,
     create_identity,
     create_keys,
@@ -70,7 +72,7 @@ from silo.storage import sync_directory, write_atomically
 
 HOME_VARIABLE = "SILO_HOME"
 APPROVAL_DAYS = 365
-CONSORTIUM_FILE = "consortium.json"
+CONSORTIUM_FILE, ROOT_FILE = "consortium.json", "aggregator.crt"
 _FOLDERS = ("policy", "policy/consortium", "approvals", "waivers", "runs")
 _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -224,6 +226,14 @@ class Home:
         """Return the node's P-384 key for Flower: OpenSSH private key format, not encrypted."""
         return read_private(self.keys_directory / NODE_FILE)
 
+    def node_public_key(self) -> str:
+        """Return the public half of the node's key: one line as OpenSSH writes it, without a comment."""
+        path = self.keys_directory / NODE_PUBLIC_FILE
+        try:
+            return " ".join(path.read_text(encoding="ascii").split()[:2])
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError("no readable node key", where=str(path), fix="restore it, or make a new home") from error
+
     # Data, budget, log
 
     def data(self) -> tuple[DataSet, ...]:
@@ -325,6 +335,20 @@ class Home:
         if signed.body.digest != self.settings.consortium:
             raise VerificationFailed("not the manifest that this home joined", where=str(path), fix="join again")
         return signed
+
+    def remember_aggregator(self, address: str | None, root_certificate: bytes | None) -> None:
+        """Keep where the agent connects to, and the PEM of the authority behind it; None leaves what is there."""
+        if root_certificate is not None:
+            write_atomically(self.path / ROOT_FILE, root_certificate, mode=0o644)
+        if address is not None:
+            fields = {**read_settings(self.path).to_dict(), "aggregator": address}
+            self.settings = checked(Settings, fields, self.path)
+            write_settings(self.path, self.settings)
+
+    def aggregator_root(self) -> bytes | None:
+        """Return the PEM of the authority behind the aggregator's certificate; None for the system's own."""
+        path = self.path / ROOT_FILE
+        return path.read_bytes() if path.exists() else None
 
     def approve(
         self, code_digest: str, signer: Signer | None = None, *, note: str = "reviewed", days: int = APPROVAL_DAYS

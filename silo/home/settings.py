@@ -43,6 +43,7 @@ class Settings(Document):
     """``silo.toml``: who the home belongs to. ``consortium`` is the digest of the manifest it joined, once it has.
 
     ``key_epoch`` is which of its keys that manifest names: 0 for the first, one more with each rotation.
+    ``aggregator`` is the HOST:PORT that its agent connects to, once it was told.
     """
 
     name: Name
@@ -51,6 +52,7 @@ class Settings(Document):
     jurisdiction: Jurisdiction
     consortium: Digest | None = None
     key_epoch: Annotated[int, Field(ge=0)] = 0
+    aggregator: Text | None = None
     log_retention_days: Annotated[int, Field(ge=1)] | None = None
     evidence: Slugs = ()
 

@@ -1,0 +1,146 @@
+"""Real processes on loopback, TLS and node authentication on: an aggregator, four agents, a researcher, outsiders."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from silo.agent.release import DIGEST_INFO, MODEL_INFO, release_info
+from silo.canonical import digest_of
+from silo.errors import PeerError, SiloError
+from silo.flower.fleet import FleetConnection
+from silo.flower.node import Node
+from silo.home import Home
+from silo.home.keys import NODE_FILE
+from silo.submission import Submission
+from tests.e2e.deployment import Deployment
+
+ROUNDS = 4
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with Deployment(tmp_path_factory.mktemp("deployment"), rounds=ROUNDS) as deployment:
+        deployment.up()
+        for name in deployment.names:
+            deployment.join(name)
+        deployment.wait_for(deployment.names)
+        yield deployment
+
+
+def opened_model(deployment: Deployment, submission: Submission) -> np.ndarray:
+    """Open what the silos sealed to the researcher, fetched over the edge; all must have sealed the same."""
+    run, researcher = submission.run.body.run, deployment.setting.researcher
+    with deployment.client() as client:
+        result = json.loads(client.file(run, "result.json"))
+
+        def opened(blob: str, label: bytes, silo: str) -> bytes:
+            info = release_info(label, submission.digest, silo, researcher.name)
+            return researcher.open(info, client.file(run, f"{blob}.{silo}.sealed"))
+
+        weights = opened("model", MODEL_INFO, result["releaser"])
+        for silo in result["silos"]:
+            assert "sha256:" + opened("digest", DIGEST_INFO, silo).hex() == digest_of(weights)
+    return np.frombuffer(weights, dtype="<f4")
+
+
+def test_a_run_from_the_researcher_and_back(deployment: Deployment) -> None:
+    submission = deployment.sign()
+    run = submission.run.body.run
+    with deployment.client() as client:
+        assert client.submit(submission) == run
+        assert client.submit(submission) == run  # a lost answer, sent again
+        assert run in [each["run"] for each in client.runs()]
+    state = deployment.finish(run)
+    assert state["state"] == "finished"
+    assert [event["round"] for event in state["events"] if event["event"] == "round"] == [1, 2, 3, 4]
+    model = opened_model(deployment, submission)
+    assert model.shape == (32,)
+    assert np.isfinite(model).all()
+    steps = submission.run.body.privacy.steps_per_round
+    for name in deployment.names:
+        assert deployment.charged(name, run) == [(number, steps) for number in range(1, ROUNDS + 1)]
+        uploads = deployment.logged(name, run, "upload")
+        assert uploads == [each for each in deployment.logged("aggregator", run, "upload") if each["silo"] == name]
+
+
+def test_a_connection_is_for_members_only(deployment: Deployment) -> None:
+    """A node whose key the manifest does not name is refused, and so is another authority's certificate."""
+    key = ec.generate_private_key(ec.SECP384R1()).private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.OpenSSH, serialization.NoEncryption()
+    )
+    root = deployment.place.path("authority.crt").read_bytes()
+    with pytest.raises(PeerError), FleetConnection(deployment.address, root, key):
+        raise AssertionError("an unregistered node was let in")
+    other = deployment.place.path("local/authority.crt").read_bytes()
+    member = deployment.homes[deployment.names[0]].node_key()
+    with (
+        pytest.raises(PeerError, match="certificate does not hold"),
+        FleetConnection(deployment.address, other, member),
+    ):
+        raise AssertionError("the wrong certificate was taken")
+
+
+def test_nothing_of_the_superlink_but_the_fleet_shows(deployment: Deployment) -> None:
+    trust = ssl.create_default_context(cafile=str(deployment.place.path("authority.crt")))
+    with httpx.Client(base_url=f"https://{deployment.address}", verify=trust) as client:
+        for path in ("control/start-run", "control/register-node", "control/list-nodes", "runtime/acquire-task",
+                     "fleet/register-node", "fleet/unregister-node"):  # fmt: skip
+            assert client.post(f"/v1/{path}", content=b"").status_code == 404
+        # What does pass needs a member's key: without its signature the SuperLink itself refuses.
+        headers = {"content-type": "application/protobuf"}
+        assert client.post("/v1/fleet/pull-messages", content=b"", headers=headers).is_client_error
+
+
+def test_without_the_secret_nobody_takes_the_aggregators_task(deployment: Deployment) -> None:
+    """Also on loopback: who does not hold the secret cannot act as the aggregator's app."""
+    trust = ssl.create_default_context(cafile=str(deployment.place.path("local/authority.crt")))
+    with httpx.Client(base_url=f"https://{deployment.place.superlink}", verify=trust) as client:
+        headers = {"content-type": "application/protobuf"}
+        assert client.post("/v1/runtime/acquire-task", content=b"", headers=headers).status_code == 401
+
+
+def test_a_run_that_nobody_signed_is_not_kept(deployment: Deployment, tmp_path: Path) -> None:
+    submission = deployment.sign()
+    altered = Submission(submission.consortium, submission.run, submission.bundle + b"\n# and more\n")
+    with deployment.client() as client:
+        with pytest.raises(SiloError, match="not the ones the researcher signed"):
+            client.submit(altered)
+        assert submission.run.body.run not in [each["run"] for each in client.runs()]
+
+
+def test_a_stolen_node_key_speaks_for_nobody(deployment: Deployment, tmp_path: Path) -> None:
+    """Who has a silo's node key but not its identity opens the transport and nothing more: the first answer ends the
+    run before any key is dealt, nobody trains, and nobody is charged."""
+    name = "hungary"
+    stolen = Home.create(tmp_path / name, name)
+    stolen.join(deployment.setting.submission.consortium, deployment.setting.packs.values())
+    (stolen.keys_directory / NODE_FILE).write_bytes(deployment.homes[name].node_key())
+    deployment.stop(name)
+    deployment.wait_for([each for each in deployment.names if each != name])
+    over = threading.Event()
+    thief = Node(stolen, deployment.address, deployment.place.path("authority.crt").read_bytes(), lambda *_: None)
+    thread = threading.Thread(target=thief.serve, args=(over,))
+    thread.start()
+    try:
+        deployment.wait_for(deployment.names)
+        submission = deployment.sign()
+        with deployment.client() as client:
+            client.submit(submission)
+        state = deployment.finish(submission.run.body.run)
+    finally:
+        over.set()
+        thread.join()
+    assert (state["state"], state["failure"]["exit_code"]) == ("failed", 6)
+    assert not state["files"]
+    for each in deployment.names:
+        assert not deployment.charged(each, submission.run.body.run)
