@@ -20,7 +20,9 @@ from silo.errors import PeerError, SiloError
 from silo.flower.fleet import FleetConnection
 from silo.flower.node import Node
 from silo.home import Home
+from silo.home.home import CONSORTIUM_FILE
 from silo.home.keys import NODE_FILE
+from silo.home.settings import write_settings
 from silo.submission import Submission
 from tests.e2e.deployment import Deployment
 
@@ -123,7 +125,9 @@ def test_a_stolen_node_key_speaks_for_nobody(deployment: Deployment, tmp_path: P
     run before any key is dealt, nobody trains, and nobody is charged."""
     name = "hungary"
     stolen = Home.create(tmp_path / name, name)
-    stolen.join(deployment.setting.submission.consortium, deployment.setting.packs.values())
+    manifest = deployment.setting.submission.consortium
+    (stolen.path / CONSORTIUM_FILE).write_text(manifest.to_json())  # it may not join with its own keys: so by hand
+    write_settings(stolen.path, stolen.settings.model_copy(update={"consortium": manifest.body.digest}))
     (stolen.keys_directory / NODE_FILE).write_bytes(deployment.homes[name].node_key())
     deployment.stop(name)
     deployment.wait_for([each for each in deployment.names if each != name])
