@@ -13,7 +13,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Self
 
-from silo import __version__
 from silo.errors import PeerError
 from silo.flower import compat
 from silo.flower.fleet import APP_ID, APP_NAME
@@ -21,7 +20,7 @@ from silo.flower.fleet import APP_ID, APP_NAME
 BUNDLE = f"""\
 [project]
 name = "{APP_NAME}"
-version = "{__version__}"
+version = "1.0.0"
 license = "Apache-2.0"
 description = "Names the installed apps of Silo; holds no code."
 
