@@ -350,11 +350,15 @@ class Run:
         if head.previous.round != self._submission.run.body.rounds:
             raise VerificationFailed("the run ended before its last round", where=f"run {self.id}")
         self._finished = True
+        tag = model_tag(session.group, self._model)
+        place = {"run": self.id, "round": self._rounds, "attempt": head.previous.attempt}
+        # What it votes for is an HMAC as well: nobody outside the group can tell models by it.
+        self._log.append("vote", {**place, "silo": self._identity.name, "digest": digest_of(tag)})
         reply = Acknowledged(
             **common,
             uploaders=list(self._uploaders),
             chain=self._chain.hex(),
-            model=model_tag(session.group, self._model).hex(),
+            model=tag.hex(),
         )
         return reply, {}
 

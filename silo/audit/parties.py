@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -30,8 +31,20 @@ class Party:
 
     def witness(self) -> Witness | None:
         """Open what this party remembers of others' logs; None if it never witnessed one."""
-        path = self.home.path / FILE
-        return Witness(path, create=False) if path.exists() else None
+        return memory_of(self.home)
+
+
+def memory_of(home: Home) -> Witness | None:
+    """Open what a home remembers of others' logs and its own, as the home was opened; None if there is nothing."""
+    path = home.path / FILE
+    if not path.exists():
+        return None
+    try:
+        return Witness(path, read_only=True)
+    except ConfigError:
+        if not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+            raise
+        return Witness(path, create=False)  # its last writer was killed: this makes it whole
 
 
 def expand(paths: Sequence[Path]) -> list[Path]:
@@ -54,7 +67,7 @@ def open_parties(paths: Sequence[Path], given: Trust | None = None) -> Iterator[
     with ExitStack() as stack:
         parties = []
         for path in expand(paths):
-            home = Home.open(path)
+            home = Home.open(path, read_only=True)
             trust, aggregates = _trust_of(home)
             log = stack.enter_context(home.log())
             parties.append(Party(home, log, trust | (given or Trust()), aggregates))

@@ -11,6 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from silo_crypto.keys import SIGNING_FILE
+
 from silo.audit.claims import contradiction, subjects_of
 from silo.audit.parties import Party
 from silo.errors import SiloError, VerificationFailed
@@ -88,7 +90,12 @@ def _log(report: Report, party: Party, before: Log | None, wrong: list[str], pro
             entries.append(Entry(subject=subject, index=entry.index, hash=digest))
     last = max((each.index for each in entries), default=-1)
     note = next((note for note, size in heads if size > last), None)
-    note = note or party.log.checkpoint(party.home.identity())
+    if note is None and (party.home.identity_directory / SIGNING_FILE).exists():
+        note = party.log.checkpoint(party.home.identity())
+    if note is None:  # a copy without keys: the entries stand as they are, and their head is not evidenced
+        if proofs is not None and entries:
+            raise VerificationFailed("no signed head covers the run, and the copy holds no key to sign one")
+        return Log(holder=party.name, origin=party.log.origin, size=len(party.log), entries=tuple(entries))
     head = verify_checkpoint(note, party.trust.log(party.log.origin), party.trust.others(party.log.origin))
     if proofs is not None:
         entries = [_proven(party, each, note, proofs) for each in entries]

@@ -52,7 +52,7 @@ def show(
 
     Example: silo audit show --run heart-disease-1a2b3c4d --kind decision
     """
-    place = open_home(home)
+    place = open_home(home, read_only=True)
     with place.log() as log:
         entries = list(_chosen(log, run, silo, kind))
         if as_json:
@@ -140,7 +140,7 @@ def prove(
     from silo.log.proof import EXTENSION
     from silo.storage import write_atomically
 
-    place = open_home(home)
+    place = open_home(home, read_only=True)
     with place.log() as log:
         proof = proof_of(log, entry, _best_note(place, log, entry))
         shown = log.entry(entry)
@@ -230,7 +230,7 @@ def export(
     """
     from silo.log.tiles import export as write
 
-    place = open_home(home)
+    place = open_home(home, read_only=True)
     with place.log() as log:
         head = write(log, _best_note(place, log, len(log) - 1), directory)
     if as_json:
@@ -255,19 +255,19 @@ def watch(
     """
     import json
 
-    place = open_home(home)
+    place = open_home(home, read_only=True)
     with place.log() as log:
-        before = list(_chosen(log, run, silo, kind))[-last:] if last else []
-        position = before[-1].index + 1 if before else len(log)
-        fresh: Iterator[Entry] | list[Entry] = before
-        while True:
-            for each in fresh:
-                typer.echo(json.dumps(_value(each), ensure_ascii=False) if as_json else _line(each))
-                position = each.index + 1
-            if once:
-                return
-            time.sleep(PAUSE_SECONDS)
-            fresh = list(_chosen(log, run, silo, kind, start=position))
+        position = len(log)
+        fresh = [each for each in _chosen(log, run, silo, kind) if each.index < position][-last:] if last else []
+    while True:
+        for each in fresh:
+            typer.echo(json.dumps(_value(each), ensure_ascii=False) if as_json else _line(each))
+        if once:
+            return
+        time.sleep(PAUSE_SECONDS)
+        with place.log() as log:  # opened for one look at a time: what only reads does not follow a writer
+            start, position = position, len(log)
+            fresh = [each for each in _chosen(log, run, silo, kind, start=start) if each.index < position]
 
 
 @app.command()
@@ -278,7 +278,7 @@ def key(home: HomeOption = None, as_json: JsonOption = False) -> None:
     """
     from silo.log import log_key, witness_key
 
-    place = open_home(home)
+    place = open_home(home, read_only=True)
     public = place.public()
     keys = {"log": str(log_key(place.origin, public)), "witness": str(witness_key(public))}
     if as_json:
@@ -366,15 +366,22 @@ def _notes_in(path: Path) -> list[str]:
 
 def _best_note(place: Home, log: Log, index: int) -> str:
     """Return the head to prove under: the largest cosigned one that covers the entry, else a new one signed now."""
-    from silo.log import Witness
-    from silo.log.witness import FILE
+    from silo_crypto.keys import SIGNING_FILE
 
-    path = place.path / FILE
-    if path.exists():
-        with Witness(path, create=False) as memory:
+    from silo.audit.parties import memory_of
+
+    memory = memory_of(place)
+    if memory is not None:
+        with memory:
             for note in memory.cosigned(log.origin):
                 if int(note.split("\n", 2)[1]) > index:
                     return note
+    if not (place.identity_directory / SIGNING_FILE).exists():
+        raise ConfigError(
+            f"no cosigned head covers entry {index}, and this copy holds no key to sign a new head",
+            where=str(place.path),
+            fix="run it in the home itself, or ask its holder for the proof",
+        )
     return log.checkpoint(place.identity())
 
 

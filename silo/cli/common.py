@@ -31,11 +31,11 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON value o
 MAX_FILE = 4 << 20
 
 
-def open_home(path: Path | None) -> Home:
-    """Open the home at ``path``, or the default one."""
+def open_home(path: Path | None, *, read_only: bool = False) -> Home:
+    """Open the home at ``path``, or the default one; ``read_only`` also opens a copy that holds no keys."""
     from silo.home import Home
 
-    return Home.open(path)
+    return Home.open(path, read_only=read_only)
 
 
 def now() -> datetime:

@@ -245,6 +245,9 @@ def pin(pack: PackArgument, home: HomeOption = None, as_json: JsonOption = False
         )
     before = next((each for each in own_packs(place) if each.id == found.id), None)
     place.add_pack(found, text)
+    with place.log() as log:
+        older = {"replaces_digest": before.digest} if before else {}
+        log.append("policy", {"what": "pinned", "silo": place.name, "pack": found.id, "digest": found.digest, **older})
     loosened = [change for change in diff_packs(before, found) if change.loosens] if before else []
     if as_json:
         replaced = before.digest if before else None
@@ -268,7 +271,10 @@ def unpin(
     place = open_home(home)
     if pack not in place.pins():
         raise ConfigError(f"this silo pins no pack {pack!r}", where=str(place.path / "policy"), fix="silo policy list")
+    digest = place.pins()[pack]
     place.remove_pack(pack)
+    with place.log() as log:
+        log.append("policy", {"what": "unpinned", "silo": place.name, "pack": pack, "digest": digest})
     if as_json:
         print_json({"pack": pack, "pinned": False})
     else:

@@ -18,7 +18,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TypeVar
@@ -78,6 +78,7 @@ _RUN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 
 Body = TypeVar("Body", bound=SignedBody)
+Opened = TypeVar("Opened", Log, Ledger)
 
 
 def default_path() -> Path:
@@ -89,9 +90,10 @@ def default_path() -> Path:
 class Home:
     """One party's directory; open it with :meth:`open`, make it with :meth:`create`."""
 
-    def __init__(self, path: Path, settings: Settings) -> None:
+    def __init__(self, path: Path, settings: Settings, *, read_only: bool = False) -> None:
         self.path = path
         self.settings = settings
+        self.read_only = read_only
         self._identity: Identity | None = None
 
     @classmethod
@@ -138,14 +140,19 @@ class Home:
         return cls.open(path)
 
     @classmethod
-    def open(cls, path: Path | None = None) -> Home:
+    def open(cls, path: Path | None = None, *, read_only: bool = False) -> Home:
         """Open the home at ``path``, or the default one.
 
-        Raises :class:`ConfigError` if there is none, it cannot be read, or others could change it or read its keys.
+        With ``read_only`` nothing in it is written and it needs no keys: so an auditor opens a copy, whose modes are
+        the auditor's own affair. Raises :class:`ConfigError` if there is none, it cannot be read, or (unless only read)
+        others could change it or read its keys.
         """
         path = (path or default_path()).absolute()
-        check_directories(path, path / "keys")
-        return cls(path, read_settings(path))
+        if not read_only:
+            check_directories(path, path / "keys")
+        elif not path.is_dir():
+            raise ConfigError("not a home", where=str(path), fix="give a home, or a copy of one")
+        return cls(path, read_settings(path), read_only=read_only)
 
     @property
     def name(self) -> str:
@@ -250,6 +257,8 @@ class Home:
 
         Raises :class:`ConfigError` if ``data.toml`` gives a population other terms than it was opened with.
         """
+        if self.read_only:
+            return self._looked_at(self.path / "ledger.db", lambda kept: Ledger(self.path / "ledger.db", **kept))
         data = self.data()
         ledger = Ledger(self.path / "ledger.db", create=False)
         try:
@@ -262,7 +271,22 @@ class Home:
 
     def log(self) -> Log:
         """Open the log; close it after use."""
-        return Log(self.path / "log.db", self.origin, create=False)
+        path = self.path / "log.db"
+        if self.read_only:
+            return self._looked_at(path, lambda kept: Log(path, self.origin, **kept))
+        return Log(path, self.origin, create=False)
+
+    def _looked_at(self, path: Path, opened: Callable[[dict[str, bool]], Opened]) -> Opened:
+        """Open a database without writing; if its last writer was killed, make it whole first, where that is allowed.
+
+        A copy that was made without the files beside it, or that may not be written, has to be complete as it is.
+        """
+        try:
+            return opened({"read_only": True})
+        except ConfigError:
+            if not path.exists() or not os.access(path, os.W_OK) or not os.access(path.parent, os.W_OK):
+                raise
+            return opened({"create": False})
 
     # Policies and what people signed
 

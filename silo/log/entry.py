@@ -47,6 +47,7 @@ class Kind(StrEnum):
     FAULT = "fault"
     REFUSAL = "refusal"
     DATA = "data"
+    POLICY = "policy"
 
 
 _ROUND = ("run", "round", "attempt")
@@ -69,6 +70,7 @@ REQUIRED: Mapping[Kind, tuple[str, ...]] = {
     Kind.FAULT: ("what",),
     Kind.REFUSAL: ("what",),
     Kind.DATA: ("what", "population"),
+    Kind.POLICY: ("what", "silo", "pack", "digest"),
 }
 """The fields a body must have, by kind; it may have more."""
 

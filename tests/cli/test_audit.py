@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from silo.home import Home
-from silo.log import Log, VerifierKey, Witness, log_key, offer, witness_key
+from silo.log import Log, VerifierKey
 from silo.log.tiles import read
-from silo.log.witness import FILE, merge
+from silo.log.witness import FILE
 from tests.cli.conftest import silo
 
 TRAINED = ("cleveland", "hungary", "switzerland", "va-long-beach")
@@ -156,6 +156,10 @@ def test_a_rewritten_log_contradicts_the_others_even_without_a_witness(
     spoilt: Path, who: str, change: Change, says: str
 ) -> None:
     rewrite(spoilt / "homes" / who, change)  # type: ignore[arg-type]
+    if who == "hungary":
+        assert "witnessed with another root" in silo("audit", "verify", "--home", spoilt, status=6).out
+    for memory in spoilt.glob("homes/*/witness.db"):
+        memory.unlink()
     said = silo("audit", "verify", "--home", spoilt, status=6)
     assert says in said.out
     assert said.err.startswith("silo: ")
@@ -181,41 +185,25 @@ def test_changed_code_a_changed_decision_and_a_damaged_file_are_named(spoilt: Pa
 # witnesses ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def witnessed(spoilt: Path) -> Path:
-    """Cleveland's head, seen and cosigned by hungary and the aggregator, and kept by cleveland."""
-    homes = {name: Home.open(spoilt / "homes" / name) for name in ("cleveland", "hungary", "aggregator")}
-    cleveland = homes["cleveland"]
-    key = log_key(cleveland.origin, cleveland.public())
-    with cleveland.log() as log:
-        offered = offer(log, cleveland.identity())
-    notes = []
-    for name in ("hungary", "aggregator"):
-        with Witness(homes[name].path / FILE) as memory:
-            notes.append(memory.observe(offered, key, homes[name].identity()))
-    with Witness(cleveland.path / FILE) as memory:
-        memory.keep(merge(notes), key, [witness_key(homes[name].public()) for name in ("hungary", "aggregator")])
-    return spoilt
-
-
-def test_cosignatures_are_shown_and_travel_with_proof_and_report(witnessed: Path, tmp_path: Path) -> None:
-    said = silo("audit", "verify", "--home", witnessed, "--json").json
-    assert said["cosigned"] == {"cleveland": ["aggregator", "hungary"]}
-    home, proof = witnessed / "homes" / "cleveland", tmp_path / "one.tlog-proof"
+def test_cosignatures_are_shown_and_travel_with_proof_and_report(demo: Path, tmp_path: Path) -> None:
+    said = silo("audit", "verify", "--home", demo, "--json").json
+    parties = ("aggregator", *TRAINED)
+    assert said["cosigned"] == {name: [each for each in parties if each != name] for name in parties}
+    home, proof = demo / "homes" / "cleveland", tmp_path / "one.tlog-proof"
     silo("audit", "prove", "3", "--home", home, "--out", proof)
     trust = ("--consortium", home / "consortium.json")
-    assert silo("audit", "check", proof, *trust, "--quorum", "2", "--json").json["proofs"][0]["cosigned"]
-    assert "2 of 3 cosignatures" in silo("audit", "check", proof, *trust, "--quorum", "3", status=6).line
-    report = silo("report", witnessed, "--format", "json").json
+    assert silo("audit", "check", proof, *trust, "--quorum", "4", "--json").json["proofs"][0]["cosigned"]
+    assert "4 of 5 cosignatures" in silo("audit", "check", proof, *trust, "--quorum", "5", status=6).line
+    report = silo("report", demo, "--format", "json").json
     (log,) = [each for each in report["evidence"]["logs"] if each["holder"] == "cleveland"]
-    assert log["cosigned_by"] == ["aggregator", "hungary"]
+    assert log["cosigned_by"] == [each for each in parties if each != "cleveland"]
 
 
-def test_a_rollback_is_found_in_the_memory_of_another_home(witnessed: Path) -> None:
-    home = witnessed / "homes" / "cleveland"
+def test_a_rollback_is_found_in_the_memory_of_another_home(spoilt: Path) -> None:
+    home = spoilt / "homes" / "cleveland"
     rewrite(home, lambda rows: rows.pop())
     (home / FILE).unlink()  # who rolls back their log also forgets what others cosigned
-    said = silo("audit", "verify", "--home", witnessed, status=6)
+    said = silo("audit", "verify", "--home", spoilt, status=6)
     assert "was witnessed, but the log has only" in said.out
 
 
@@ -377,3 +365,49 @@ def test_what_cannot_be_reported_says_so(demo: Path, tmp_path: Path) -> None:
     assert "give --out" in silo("report", demo, "--proofs", status=2).line
     (tmp_path / "report.json").write_text('{"version": "silo-report/v1"}')
     assert "not a report" in silo("report", tmp_path, *home, status=3).line
+
+
+# A copy that may only be read ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def copy(demo: Path, tmp_path: Path) -> Iterator[Path]:
+    """What a holder hands to an auditor: the homes without their keys, to be read and not to be written."""
+    folder = Path(shutil.copytree(demo, tmp_path / "copy", ignore=shutil.ignore_patterns("keys")))
+    for path in sorted(folder.rglob("*"), reverse=True):
+        path.chmod(0o555 if path.is_dir() else 0o444)
+    yield folder
+    for path in (folder, *folder.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+
+
+def contents(folder: Path) -> dict[str, tuple[int, bytes]]:
+    return {
+        str(path.relative_to(folder)): (path.stat().st_mtime_ns, path.read_bytes())
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
+
+
+def test_a_read_only_copy_without_keys_is_audited_and_nothing_in_it_changes(copy: Path, tmp_path: Path) -> None:
+    before = contents(copy)
+    home = copy / "homes" / "cleveland"
+    assert silo("audit", "verify", "--home", copy / "homes", "--json").json["holds"] is True
+    shown = silo("audit", "show", "--home", home, "--kind", "budget-settled", "--json").json["entries"]
+    assert silo("audit", "watch", "--home", home, "--once", "--last", "3").out.count("\n") == 3
+    out = tmp_path / "settled.tlog-proof"
+    silo("audit", "prove", str(shown[-1]["index"]), "--home", home, "--out", out)
+    said = silo("audit", "check", out, "--consortium", home / "consortium.json", "--quorum", "4").out
+    assert "cosigned by aggregator, hungary, switzerland, va-long-beach" in said
+    report = tmp_path / "report.json"
+    silo("report", copy, "--format", "json", "--proofs", "--out", report)
+    logs = json.loads(report.read_text())["evidence"]["logs"]
+    assert all(len(each["cosigned_by"]) == 4 for each in logs if each["entries"] and each["holder"] in TRAINED)
+    assert contents(copy) == before
+
+
+def test_a_copy_without_keys_cannot_sign_for_its_holder(copy: Path, demo: Path) -> None:
+    with Home.open(demo / "homes" / "st-elsewhere", read_only=True).log() as log:
+        last = len(log) - 1
+    said = silo("audit", "prove", str(last), "--home", copy / "homes" / "st-elsewhere", status=3).err
+    assert "this copy holds no key to sign a new head" in said

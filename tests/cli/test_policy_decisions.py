@@ -219,6 +219,21 @@ def test_pin_says_what_it_replaces(silo: Command, bound: Path, ours: Path) -> No
     assert "this loosens ours/no-heart: changed waivable" in silo("policy", "pin", ours, "--home", bound).err
 
 
+def test_what_binds_a_silo_and_since_when_stands_in_its_log(silo: Command, bound: Path, ours: Path) -> None:
+    first = silo("policy", "pin", ours, "--home", bound, "--json").json["digest"]
+    ours.write_text(FORBIDS.replace("    severity: major\n", "    severity: major\n    waivable: false\n"))
+    second = silo("policy", "pin", ours, "--home", bound, "--json").json["digest"]
+    silo("policy", "unpin", "ours", "--home", bound)
+    entries = silo("audit", "show", "--home", bound, "--kind", "policy", "--json").json["entries"][-3:]
+    assert [(each["body"]["what"], each["body"]["digest"]) for each in entries] == [
+        ("pinned", first),
+        ("pinned", second),
+        ("unpinned", second),
+    ]
+    assert entries[1]["body"]["replaces_digest"] == first
+    assert {each["body"]["pack"] for each in entries} == {"ours"}
+
+
 def test_what_cannot_be_pinned(silo: Command, alpha: Path, tmp_path: Path) -> None:
     file = tmp_path / "ours.yaml"
     file.write_text(pack(tests=PASS))

@@ -17,6 +17,7 @@ FIELDS = {
     "decision": "permit",
     "population": "cleveland",
     "what": "x",
+    "pack": "ours",
     "round": 1,
     "attempt": 0,
     "epoch": 1,
@@ -30,7 +31,7 @@ def body_of(kind):
 def test_the_kinds_are_these():
     expected = (
         "manifest decision waiver approval key-epoch key-rotation upload aggregate share budget-reserved "
-        "budget-settled vote release fault refusal run-started run-finished data"
+        "budget-settled vote release fault refusal run-started run-finished data policy"
     )
     assert {kind.value for kind in Kind} == set(expected.split()) == {kind.value for kind in REQUIRED}
 
