@@ -135,7 +135,7 @@ _STEP: Mapping[Kind, Callable[[Run, Entry], Run]] = {
     Kind.AGGREGATE: _added,
     Kind.RUN_FINISHED: lambda run, _: replace(run, state="finished"),
     Kind.FAULT: lambda run, entry: replace(
-        run, state=run.state if run.state == "finished" else "faulty", fault=str(entry.body["what"])
+        run, state=run.state if run.state == "finished" else "faulty", note=str(entry.body["what"])
     ),
 }
 

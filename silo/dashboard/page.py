@@ -15,16 +15,17 @@ from markupsafe import Markup, escape
 
 from silo.dashboard.view import Alarm, Budget, Decision, LogHead, Run, View
 from silo.report.blocks import Block, Cell, Column, Facts, Figure, Preformatted, Prose, Row, Section, Table, Tone
-from silo.report.text import brief, counted, given, left, listed, readable, sentence, spent, whole
+from silo.report.text import brief, counted, given, left, listed, number, readable, sentence, spent, whole
 
 _STATES: dict[str, tuple[str, Tone]] = {
     "invited": ("invited, not decided", "plain"),
     "refused": ("refused", "bad"),
     "training": ("training", "good"),
     "finished": ("finished", "plain"),
-    "faulty": ("stopped by a fault", "bad"),
+    "faulty": ("stopped at a fault", "bad"),
+    "stopped": ("stopped by this silo's people", "warn"),
 }
-_MOMENTS = {"accept": "taking part", "round": "a round", "release": "a release"}
+_MOMENTS = {"": "taking part", "accept": "taking part", "round": "a round", "release": "a release"}
 _LEVELS: dict[str, tuple[str, Tone]] = {"bad": ("Act now", "bad"), "warn": ("See to it", "warn")}
 REFRESH_SECONDS = 10
 
@@ -108,7 +109,7 @@ def _runs(runs: tuple[Run, ...]) -> Section:
     rows = tuple(
         (
             Cell(brief(run.name) or run.id, note=run.id if run.name else ""),
-            Cell(*_STATES[run.state], note=brief(run.fault)),
+            Cell(*_STATES[run.state], note=brief(run.note)),
             Cell(_progress(run)),
             Cell(brief(run.purpose) if run.purpose else "not on file", "plain" if run.purpose else "missing"),
             Cell(listed(run.members) if run.members else "nobody yet"),
@@ -205,7 +206,8 @@ def _log(log: LogHead | None) -> Section:
             for each in log.witnesses
         )
         columns = tuple(map(Column, ("Party", "Cosigned this log at", "When", "Its own log was seen at")))
-        blocks.append(Table("witnesses", "Who vouches that this log only grew.", columns, rows, "scroll"))
+        asked = f"; the consortium asks for {number(log.quorum)} of them" if log.quorum else ""
+        blocks.append(Table("witnesses", f"Who vouches that this log only grew{asked}.", columns, rows, "scroll"))
     else:
         blocks.append(Prose("This home has joined no consortium: nobody else witnesses its log.", "warn"))
     lines = tuple(
@@ -233,8 +235,8 @@ def _bars(budgets: tuple[Budget, ...], told: str) -> str:
         '<defs><pattern id="held" width="6" height="6" patternUnits="userSpaceOnUse" patternTransform="rotate(45)">'
         '<path class="stripe" d="M0 0V6"/></pattern></defs>',
     ]
-    for number, each in enumerate(budgets):
-        top = _STEP * number
+    for position, each in enumerate(budgets):
+        top = _STEP * position
         used = min(1.0, each.epsilon_spent / each.epsilon_cap) * _WIDTH
         held = min(_WIDTH - used, each.epsilon_held / each.epsilon_cap * _WIDTH)
         y = top + _TOP

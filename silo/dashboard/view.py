@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-State = Literal["invited", "refused", "training", "finished", "faulty"]
+State = Literal["invited", "refused", "training", "finished", "faulty", "stopped"]
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Alarm:
 @dataclass(frozen=True)
 class Run:
     """A run this party was asked about. ``rounds`` is None while its manifest is not on file; ``since`` is the moment
-    of its newest entry in the log."""
+    of its newest entry in the log, ``note`` the words of its newest fault, or of who stopped it here."""
 
     id: str
     name: str
@@ -36,7 +36,7 @@ class Run:
     members: tuple[str, ...]
     started: str
     since: str
-    fault: str
+    note: str
 
 
 @dataclass(frozen=True)
@@ -111,13 +111,15 @@ class Witness:
 
 @dataclass(frozen=True)
 class LogHead:
-    """Where this party's log stands. ``root`` is the RFC 6962 root of all ``size`` entries, in hexadecimal."""
+    """Where this party's log stands. ``root`` is the RFC 6962 root of all ``size`` entries, in hexadecimal; ``quorum``
+    is how many witnesses the consortium asks for."""
 
     origin: str
     size: int
     root: str
     newest: tuple[Line, ...]
     witnesses: tuple[Witness, ...]
+    quorum: int
 
 
 @dataclass(frozen=True)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypeVar
 
+from silo_policies import ConsortiumManifest, PolicyError, RunManifest, parse_signed
 from silo_policies import Decision as SignedDecision
-from silo_policies import PolicyError, RunManifest, parse_signed
 
 from silo.audit import Trust
 from silo.canonical import rfc3339, utc_now
@@ -26,9 +26,10 @@ from silo.dashboard.view import Alarm, Budget, Decision, LogHead, Reason, Run, V
 from silo.dashboard.view import Witness as WitnessView
 from silo.errors import ConfigError, SiloError, VerificationFailed
 from silo.home import DataSet, Home
+from silo.home.stops import run_stopped
 from silo.ledger import Head, Ledger, Spent
 from silo.ledger.book import ADJACENCY
-from silo.log import Checkpoint, Log, Witness, verify_checkpoint, verify_consistency
+from silo.log import Checkpoint, Log, VerifierKey, Witness, verify_checkpoint, verify_consistency
 from silo.log.witness import FILE as WITNESS_FILE
 from silo.report.text import given, left
 from silo.submission import RUN
@@ -69,45 +70,45 @@ class Watcher:
         home = self._home
         alarms: list[Alarm] = []
         guard = _Guard(alarms)
-        trust, consortium, aggregates = guard(self._consortium) or (Trust(), None, False)
-        log = guard(lambda: self._log(trust, alarms))
+        manifest = guard(self._consortium)
+        log = guard(lambda: self._log(manifest, alarms))
         budgets = guard(lambda: self._budgets(alarms)) or ()
         alarms += on_disk(home)
         alarms += expiring(home)
         runs = tuple(self._named(run) for run in self._history.runs)
         alarms += [
-            Alarm("warn", f"{run.id}: {run.fault}", "`silo audit show --kind fault` lists every one with its moment")
+            Alarm("warn", f"{run.id}: {run.note}", "`silo audit show --kind fault` lists every one with its moment")
             for run in runs
             if run.state == "faulty"
         ]
+        decisions = tuple(self._explained(each, alarms) for each in self._history.decisions)
         return View(
             silo=home.name,
             display_name=home.settings.display_name,
-            role="aggregator" if aggregates else "silo",
-            consortium=consortium,
+            role="aggregator" if manifest is not None and manifest.aggregator.name == home.name else "silo",
+            consortium=manifest.name if manifest is not None else None,
             taken=utc_now(),
             alarms=tuple(sorted(alarms, key=lambda alarm: alarm.level != "bad")),
             runs=runs,
             budgets=budgets,
-            decisions=tuple(self._explained(each, alarms) for each in self._history.decisions),
+            decisions=decisions,
             log=log,
         )
 
-    def _consortium(self) -> tuple[Trust, str | None, bool]:
-        if self._home.settings.consortium is None:
-            return Trust(), None, False
-        manifest = self._home.consortium().body
-        return Trust.of_manifest(manifest), manifest.name, manifest.aggregator.name == self._home.name
+    def _consortium(self) -> ConsortiumManifest | None:
+        return None if self._home.settings.consortium is None else self._home.consortium().body
 
     # The log ---------------------------------------------------------------------------------------------------------
 
-    def _log(self, trust: Trust, alarms: list[Alarm]) -> LogHead:
+    def _log(self, manifest: ConsortiumManifest | None, alarms: list[Alarm]) -> LogHead:
         head = _retried(self._catch_up)
         if self._broken:
             alarms.append(Alarm("bad", self._broken, "stop the agent, keep log.db, run `silo audit verify`"))
-        witnesses, found = _retried(lambda: self._witnesses(trust))
+        trust = Trust() if manifest is None else Trust.of_manifest(manifest)
+        quorum = 0 if manifest is None else manifest.witness_quorum
+        witnesses, found = _retried(lambda: self._witnesses(trust, quorum))
         alarms += found
-        return LogHead(head.origin, head.size, head.root.hex(), self._history.newest, witnesses)
+        return LogHead(head.origin, head.size, head.root.hex(), self._history.newest, witnesses, quorum)
 
     def _catch_up(self) -> Checkpoint:
         """Take in what was appended since the last look; start over, and say so, if the log did not only grow."""
@@ -135,7 +136,7 @@ class Watcher:
             return False
         return True
 
-    def _witnesses(self, trust: Trust) -> tuple[tuple[WitnessView, ...], list[Alarm]]:
+    def _witnesses(self, trust: Trust, quorum: int) -> tuple[tuple[WitnessView, ...], list[Alarm]]:
         alarms: list[Alarm] = []
         origin = self._home.origin
         others = {key.name: key for key in trust.others(origin)}
@@ -145,9 +146,8 @@ class Watcher:
         if path.exists() and origin in trust.logs:
             with Witness(path, read_only=True) as memory:
                 for note in memory.cosigned(origin)[:_NOTES]:
-                    head = verify_checkpoint(note, trust.log(origin), others.values())
-                    for name, moment in head.cosigned.items():
-                        cosigned.setdefault(name, (head.size, moment))
+                    for name, (size, moment) in _cosigners(note, trust.log(origin), others.values()).items():
+                        cosigned.setdefault(name, (size, moment))
                 seen = memory.sizes()
                 alarms += [
                     Alarm(
@@ -164,6 +164,14 @@ class Watcher:
                     "warn",
                     "no other party has cosigned this log: nobody else would notice if it were rewritten",
                     "witnesses cosign during a run; until then give `silo audit` a checkpoint that somebody else keeps",
+                )
+            )
+        elif others and len(cosigned) < quorum:
+            alarms.append(
+                Alarm(
+                    "warn",
+                    f"{len(cosigned)} parties have cosigned this log, the consortium asks for {quorum}",
+                    "a run pauses until enough of them answer: ask those that never did",
                 )
             )
         views = tuple(
@@ -214,6 +222,9 @@ class Watcher:
     # What lies in runs/ ----------------------------------------------------------------------------------------------
 
     def _named(self, run: Run) -> Run:
+        stopped = None if run.state == "finished" else _stopped(self._home, run.id)
+        if stopped is not None:
+            run = replace(run, state="stopped", note=stopped)
         manifest = self._manifest(run.id)
         if manifest is None:
             return run
@@ -267,6 +278,22 @@ class Watcher:
             )
             for each in body.reasons
         )
+
+
+def _stopped(home: Home, run: str) -> str | None:
+    try:
+        return run_stopped(home, run)
+    except ConfigError:  # an id that was logged and can be no folder's name
+        return None
+
+
+def _cosigners(note: str, own: VerifierKey, others: Iterable[VerifierKey]) -> dict[str, tuple[int, int]]:
+    """Return size and Unix time by cosigner; nothing for a note that does not hold under the keys of today."""
+    try:
+        head = verify_checkpoint(note, own, others)
+    except VerificationFailed:
+        return {}
+    return {name: (head.size, moment) for name, moment in head.cosigned.items()}
 
 
 class _Guard:

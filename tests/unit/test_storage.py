@@ -150,3 +150,41 @@ class TestDatabases:
         database.close()
         with pytest.raises(sqlite3.ProgrammingError), database.reading():
             pass
+
+
+class TestReadOnly:
+    def test_it_sees_what_is_there_and_writes_nothing(self, tmp_path, database):
+        path = tmp_path / "x.db"
+        with database.writing() as connection:
+            connection.execute("INSERT INTO thing VALUES (1, 'a')")
+        # Within one process SQLite shares the index; that another process leaves it alone is tested with the dashboard.
+        files = (path, tmp_path / "x.db-wal")
+        before = [each.read_bytes() for each in files]
+        with Database(path, 77, TABLES, {}, read_only=True) as other:
+            with other.reading() as connection:
+                assert connection.execute("SELECT x FROM thing").fetchall() == [("a",)]
+            with pytest.raises(ConfigError), other.writing() as connection:
+                connection.execute("INSERT INTO thing VALUES (2, 'b')")
+        assert [each.read_bytes() for each in files] == before
+
+    def test_whoever_writes_into_a_file_that_was_closed_makes_the_reader_look_again(self, tmp_path, database):
+        database.close()
+        with Database(tmp_path / "x.db", 77, TABLES, {}, read_only=True) as other:
+            assert {each.name for each in tmp_path.iterdir()} == {"x.db"}
+            with (
+                pytest.raises(ConfigError, match="read it again"),
+                other.reading(),
+                Database(tmp_path / "x.db", 77, TABLES, {}) as writer,
+                writer.writing() as connection,
+            ):
+                connection.execute("INSERT INTO thing VALUES (1, 'a')")
+
+    def test_it_makes_no_file(self, tmp_path):
+        with pytest.raises(ConfigError, match="no such file"):
+            Database(tmp_path / "none.db", 77, TABLES, {}, read_only=True)
+        assert list(tmp_path.iterdir()) == []
+
+    def test_another_program_s_file_is_refused(self, tmp_path, database):
+        database.close()
+        with pytest.raises(ConfigError, match="another program"):
+            Database(tmp_path / "x.db", 78, TABLES, {}, read_only=True)

@@ -15,12 +15,15 @@ import pytest
 
 from silo.dashboard import Watcher
 from silo.dashboard.alarms import expiring, on_disk
+from silo.dashboard.view import Decision, Reason
 from silo.errors import ConfigError
 from silo.home import Home
+from silo.home.stops import stop_run
 from silo.ledger import Ledger
 from silo.log import Log
 from silo.storage import write_atomically
 from tests.unit.dashboard.conftest import DIGEST, RUN
+from tests.unit.dashboard.homes import lived_in
 
 WRITER = """
 import sys
@@ -138,6 +141,31 @@ def test_reading_entry_by_entry_comes_to_the_same(home: Home) -> None:
     refused = next(each for each in at_once.decisions if each.decision == "deny")
     assert (refused.about, refused.times) == ("metrics", 4)
     assert at_once.runs[0].state == "finished"
+
+
+def test_why_a_run_was_refused_comes_from_the_signed_decision_or_not_at_all(tmp_path: Path) -> None:
+    home = lived_in(tmp_path / "cleveland")
+    watcher = Watcher(home)
+
+    def refusal(watcher: Watcher) -> Decision:
+        return next(each for each in watcher.look().decisions if each.decision == "deny")
+
+    (reason,) = refusal(watcher).reasons
+    assert (reason.rule, reason.source) == ("ethics/whole-patient", "NIST SP 800-226, section 2.3, the unit of privacy")
+    assert reason.message.startswith("The run protects one record")
+    assert not [each for each in what(home) if "not on file" in each]
+    (file,) = (home.path / "runs").glob("*/decision-*.json")
+    file.write_text(file.read_text().replace("one record", "everybody"))
+    altered = Watcher(home)
+    assert refusal(altered).reasons == (Reason("ethics/whole-patient"),)
+    assert any("is not on file as it was logged" in each for each in what(home))
+
+
+def test_a_run_that_this_silo_s_people_stopped_says_so(home: Home) -> None:
+    home.run_directory(RUN)
+    stop_run(home, RUN, "the data officer asked")
+    (run,) = Watcher(home).look().runs
+    assert (run.state, run.note) == ("stopped", "the data officer asked")
 
 
 # What it must not do
