@@ -7,6 +7,7 @@ stands in :mod:`benchmarks.privacy_mechanisms`.
 
     python -m benchmarks.privacy --json
     python -m benchmarks.privacy --datasets heart --seeds 50 --write
+    python -m benchmarks.privacy --step --round    # what privacy costs in time and memory
 
 Every model trained is kept in ``--cache``, so an interrupted benchmark goes on where it stopped.
 """
@@ -35,6 +36,7 @@ TUNING_SEEDS = range(1000, 1010)
 HERE = Path(__file__).parent
 README = HERE / "README.md"
 BEGIN, END = "<!-- privacy: begin -->", "<!-- privacy: end -->"
+COSTS = ("<!-- privacy costs: begin -->", "<!-- privacy costs: end -->")
 
 
 @dataclass
@@ -272,12 +274,39 @@ def write_readme(rows: Sequence[Row], differences: Sequence[Row]) -> None:
             END,
         ]
     )
+    _replace(BEGIN, END, section)
+
+
+def _replace(begin: str, end: str, section: str) -> None:
+    """Put a section into benchmarks/README.md, in the place of the one between its marks, or last."""
     text = README.read_text() if README.exists() else "# Benchmarks\n\n"
-    if BEGIN in text:
-        text = text[: text.index(BEGIN)] + section + text[text.index(END) + len(END) :]
+    if begin in text:
+        text = text[: text.index(begin)] + section + text[text.index(end) + len(end) :]
     else:
         text = text.rstrip("\n") + "\n\n" + section + "\n"
     README.write_text(text)
+
+
+def measure_costs(options: argparse.Namespace) -> int:
+    """Measure time and memory of steps and rounds, print them, and keep them in benchmarks/README.md if asked to."""
+    import os
+
+    from benchmarks import privacy_costs
+
+    rows = (privacy_costs.step_rows() if options.step else []) + (privacy_costs.round_rows() if options.round else [])
+    lines = ["| what | value | target |", "|---|---:|---:|"]
+    for row in rows:
+        target = "" if row["target"] is None else f"at most {row['target']:g}"
+        lines.append(f"| {row['name']} | {row['value']:g} {row['unit']} | {target} |")
+    if options.write:
+        load = (
+            f"The machine was shared while this was measured (load {os.getloadavg()[0]:.0f} on {os.cpu_count()} cores)."
+        )
+        words = f"{machine()}. {load} {' '.join((privacy_costs.__doc__ or '').split()[13:])}"
+        head = ["## What privacy costs in time and memory: `python -m benchmarks.privacy --step --round`", ""]
+        _replace(*COSTS, "\n".join([COSTS[0], *head, _wrapped(words), "", *lines, COSTS[1]]))
+    print(json.dumps({"rows": rows}, indent=2) if options.json else "\n".join(lines))
+    return 1 if any(row["ok"] is False for row in rows) else 0
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -291,7 +320,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--cache", type=Path, default=HERE.parent / ".bench" / "privacy.jsonl")
     parser.add_argument("--json", action="store_true", help="rows as JSON on stdout instead of a table")
     parser.add_argument("--write", action="store_true", help="also update benchmarks/README.md and its plots")
+    parser.add_argument("--step", action="store_true", help="instead: a DP-SGD step beside plain Opacus, and memory")
+    parser.add_argument("--round", action="store_true", help="instead: the protocol of a distributed round")
     options = parser.parse_args(arguments)
+    if options.step or options.round:
+        return measure_costs(options)
     names, mechanisms = options.datasets.split(","), options.mechanisms.split(",")
     unknown = sorted({*names} - {*DATASETS} | {*mechanisms} - {*MECHANISMS})
     if unknown or options.seeds < 1:

@@ -96,6 +96,7 @@ class RunFacts(Document):
     releases: _Slugs | None = _fact("signed", "what is to leave: model, metrics, records (counts)")
     members: _Members | None = _fact("signed", "silos of the run that are members now")
     minimum_silos: int | None = _count("signed", "silos below which the run stops", ge=1)
+    colluders: int | None = _count("signed", "silos whose noise distributed-dp does not count on; 0 with local-dp")
     code_digest: Digest | None = _fact("measured", "digest of the experiment bundle that the silo received")
     code_signers: _Names | None = _fact("measured", "whose valid signature on that digest the silo holds")
     code_approved: bool | None = _fact("measured", "whether this silo's steward approved that digest")

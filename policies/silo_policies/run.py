@@ -224,6 +224,7 @@ class RunManifest(SignedBody):
                 for each in consortium.active(self.members)
             ),
             minimum_silos=self.minimum_silos,
+            colluders=privacy.colluders or 0,
             code_digest=code_digest,
             code_signers=tuple(sorted(code_signers)),
             code_approved=code_approved,

@@ -525,7 +525,7 @@ class Run:
     def _refuse_a_rolled_back_ledger(self) -> None:
         """Raise unless the ledger continues the one that this silo's log saw last (a restored backup does not)."""
         last = None
-        for entry in self._log.entries("budget-reserved", "budget-settled"):
+        for entry in self._log.entries("budget-reserved", "budget-settled", "data"):
             last = entry.body.get("ledger", last)
         if last is not None:
             self._ledger.require_head(LedgerHead(**last))

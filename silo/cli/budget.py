@@ -1,12 +1,13 @@
 """`silo budget`: what a silo's ledger holds about each population, and the terms a population is opened with.
 
 Invariant: ``show``, ``history`` and ``export`` change nothing, not even open a population that ``data.toml`` declares.
-``set`` writes terms once: the ledger keeps them for the population's life, and no command can change them after.
+``set`` writes terms once: the ledger keeps them for the population's life. Only the cap may change, for a reason that
+ledger and log keep, and never to less than was spent.
 """
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -84,22 +85,29 @@ def set_(
     delta: Annotated[float, typer.Option("--delta", help="Delta of all its runs together; far below 1/records.")],
     filter_name: Annotated[str, typer.Option("--filter", help="basic, gdp (q = 1 only) or rdp(ORDER).")] = "basic",
     unit: Annotated[str, typer.Option("--unit", help="record or patient: whom epsilon protects.")] = "record",
+    reason: Annotated[
+        str | None, typer.Option("--reason", help="Why the cap of an open population changes; kept on record.")
+    ] = None,
     home: HomeOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Open a population's budget, once and for its life; data sets of data.toml that name it get the same terms.
+    """Open a population's budget for its life; data sets of data.toml that name it get the same terms.
+
+    With --reason the cap of an open population is raised or lowered: never below what is spent or reserved, and the
+    ledger and the log keep the old cap, the new one and the reason.
 
     Example: silo budget set riverside-cardiology --epsilon-cap 10 --delta 1e-5
     """
     place = open_home(home)
-    before = {each.name for each in _populations(place)}
-    opened = _open(place, population, epsilon_cap, delta, filter_name, unit)
-    changed = population not in before
+    before = _populations(place)
+    known = {each.name for each in before}
+    opened = _open(place, population, epsilon_cap, delta, filter_name, unit, reason)
+    changed = opened not in before
     if as_json:
         print_json({**asdict(opened), "adjacency": "add/remove", "changed": changed})
         return
-    done = "opened" if changed else "was already open"
-    console().print(f"{opened.name} {done} with {_terms(opened)}; its terms stay for its life")
+    done = ("has a new cap," if population in known else "opened with") if changed else "was already open with"
+    console().print(f"{opened.name} {done} {_terms(opened)}; its terms stay for its life")
 
 
 @app.command()
@@ -227,7 +235,9 @@ def _not_opened(name: str, data: list[DataSet]) -> dict[str, Any]:
     )
 
 
-def _open(home: Home, name: str, epsilon_cap: float, delta: float, filter_name: str, unit: str) -> Population:
+def _open(
+    home: Home, name: str, epsilon_cap: float, delta: float, filter_name: str, unit: str, reason: str | None
+) -> Population:
     """Check the terms, write them into data.toml where it names the population, and open it in the ledger.
 
     In this order: a crash in between leaves terms declared that the next run opens, never two that differ.
@@ -243,12 +253,15 @@ def _open(home: Home, name: str, epsilon_cap: float, delta: float, filter_name: 
     wanted = Population(name, float(epsilon_cap), float(delta), filter_named(filter_name).name, unit)  # type: ignore[arg-type]
     with _ledger(home) as ledger:
         present = next((each for each in ledger.populations() if each.name == name), None)
+        if present is not None and present != wanted and reason and replace(present, epsilon_cap=epsilon_cap) == wanted:
+            return _recap(home, ledger, present, wanted.epsilon_cap, reason)
         if present is not None and present != wanted:
             raise ConfigError(
                 f"{name} was opened with {_terms(present)} and keeps these terms: the cap is the promise under which "
                 "everything since was released, and another one now would have been chosen knowing what came out",
                 where=str(ledger.path),
-                fix="people who are not in it may have a population of their own; these may not",
+                fix="people who are not in it may have a population of their own; of these the cap alone may change, "
+                "with --reason",
             )
         if present is None:
             terms = {"epsilon_cap": wanted.epsilon_cap, "delta": wanted.delta, "filter": wanted.filter, "unit": unit}
@@ -268,6 +281,28 @@ def _open(home: Home, name: str, epsilon_cap: float, delta: float, filter_name: 
         return ledger.open_population(name, wanted.epsilon_cap, wanted.delta, wanted.filter, unit=wanted.unit)
 
 
+def _recap(home: Home, ledger: Ledger, present: Population, epsilon_cap: float, reason: str) -> Population:
+    """Change the cap in the ledger, which may refuse; then in data.toml; and say so in the log, for the officer."""
+    from silo.home.settings import write_data
+
+    changed = ledger.change_cap(present.name, epsilon_cap, reason)
+    data, terms = home.data(), {"epsilon_cap": epsilon_cap}
+    write_data(home.path, [e.model_copy(update=terms) if e.population == present.name else e for e in data])
+    with home.log() as log:
+        log.append(
+            "data",
+            {
+                "what": "budget cap changed",
+                "population": present.name,
+                "from": present.epsilon_cap,
+                "to": epsilon_cap,
+                "reason": reason,
+                "ledger": asdict(ledger.head()),
+            },
+        )
+    return changed
+
+
 def _terms(population: Population) -> str:
     return (
         f"epsilon {population.epsilon_cap:g} at delta {population.delta:g} per {population.unit}, {population.filter}"
@@ -284,6 +319,8 @@ def _what(event: Event, reservations: dict[tuple[str, str, str], Reservation]) -
     if event.kind == "opened":
         cap, delta = body["epsilon_cap"], body["delta"]
         return f"cap epsilon {cap:g} at delta {delta:g} per {body['unit']}, filter {body['filter']}"
+    if event.kind == "recapped":
+        return f"cap epsilon {body['epsilon_cap']:g} from here on: {body['reason']}"
     if event.kind == "reserved":
         held = reservations[body["population"], body["run"], body["part"]]
         noise, rate = held.mechanism.noise_multiplier, held.mechanism.sampling_probability

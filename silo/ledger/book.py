@@ -23,6 +23,7 @@ class Population:
     """Whose budget it is: all versions, extracts and overlapping tables of the same people share one population.
 
     ``epsilon_cap`` holds for its life, at ``delta``, per ``unit`` under add/remove adjacency, as ``filter`` adds up.
+    Its people may raise or lower the cap, for a reason that the ledger keeps; the promise is the highest there was.
     """
 
     name: str
@@ -129,6 +130,11 @@ class Book:
             self.populations[event["population"]] = Population(
                 event["population"], float(event["epsilon_cap"]), float(event["delta"]), event["filter"], event["unit"]
             )
+        elif kind == "recapped":
+            cap, reason = float(event["epsilon_cap"]), event["reason"]
+            _require(cap > 0 and isinstance(reason, str) and reason != "", "a cap is above 0 and changes for a reason")
+            present = self.populations[event["population"]]
+            self.populations[present.name] = replace(present, epsilon_cap=cap)
         elif kind == "reserved":
             self._reserve(event)
         elif kind == "charged":

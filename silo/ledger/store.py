@@ -22,6 +22,7 @@ from silo.ledger.filters import check_delta, check_epsilon, exact, filter_named
 from silo.ledger.journal import Event, Head, Journal
 from silo.ledger.mechanism import Mechanism
 
+_MAX_REASON = 500
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
 
 
@@ -95,6 +96,30 @@ class Ledger:
                     fix="a population keeps its terms for life: correct data.toml",
                 )
         return wanted
+
+    def change_cap(self, name: str, epsilon_cap: float, reason: str) -> Population:
+        """Give a population another cap, with the reason on record; the same cap again changes nothing.
+
+        Raises :class:`BudgetExceeded` for a cap below what was released or is reserved: that cannot be promised any
+        more. (What was promised before a rise was the old cap; since then it is the new one.)
+        """
+        check_epsilon(epsilon_cap)
+        if not reason.strip() or len(reason) > _MAX_REASON:
+            raise ConfigError(
+                "a cap changes for a reason", where=name, fix=f"give one, at most {_MAX_REASON} characters"
+            )
+        with self._journal.deciding() as book:
+            present = self._population(book, name)
+            committed = book.total(present, held=True).epsilon
+            if exact(epsilon_cap) < committed:
+                raise BudgetExceeded(
+                    f"{float(committed):g} of epsilon are released or reserved: no cap of {epsilon_cap:g} holds",
+                    where=f"population {name}",
+                    fix=f"set at least {float(committed):g}; at that nothing more is spent",
+                )
+            if present.epsilon_cap != float(epsilon_cap):
+                self._journal.write("recapped", population=name, epsilon_cap=float(epsilon_cap), reason=reason.strip())
+            return book.populations[name]
 
     def populations(self) -> tuple[Population, ...]:
         """Return every population, in the order they were opened."""

@@ -13,6 +13,7 @@ import pytest
 from dp_accounting import GaussianDpEvent
 
 from silo.canonical import canonical_bytes
+from silo.errors import BudgetExceeded
 from silo.home import DataSet, Home
 from tests.cli.conftest import Command
 
@@ -200,3 +201,49 @@ def test_a_population_or_home_that_is_not_there_is_named(silo: Command, home: Pa
         assert "no population 'nobody'" in said.line
         assert "patients" in said.line
     silo("budget", "show", "--home", tmp_path / "nowhere", status=3)
+
+
+@pytest.mark.parametrize("cap", [20.0, 5.0])
+def test_a_cap_changes_for_a_reason_that_ledger_and_log_keep(silo: Command, home: Path, cap: float) -> None:
+    spend(home)
+    words = ("budget", "set", "patients", "--epsilon-cap", cap, "--delta", "1e-3", "--home", home)
+    silo(*words, status=3)  # without a reason it stays
+    assert silo(*words, "--reason", "the board decided on 3 May", "--json").json["changed"] is True
+    row = shown(silo, home)["patients"]
+    assert row["epsilon_cap"] == cap
+    event = silo("budget", "history", "--home", home, "--json").json[-1]
+    assert (event["kind"], event["epsilon_cap"], event["reason"]) == ("recapped", cap, "the board decided on 3 May")
+    assert "the board decided" in " ".join(silo("budget", "history", "--home", home).out.split())
+    with Home.open(home).log() as log:
+        (entry,) = log.entries("data")
+    assert (entry.body["from"], entry.body["to"], entry.body["reason"]) == (10.0, cap, "the board decided on 3 May")
+    assert {each.epsilon_cap for each in Home.open(home).data()} == {cap}
+    with Home.open(home).ledger() as ledger:  # would raise if data.toml and ledger differed
+        assert ledger.verify().size == 6
+        assert entry.body["ledger"]["digest"] == ledger.head().digest
+
+
+def test_no_cap_below_what_is_spent_or_reserved_and_nothing_else_changes(silo: Command, home: Path) -> None:
+    epsilon = spend(home, settle=False)
+    before = (home / "data.toml").read_bytes(), shown(silo, home)
+    for changes in (
+        ("--epsilon-cap", epsilon - 1e-3, "--delta", "1e-3"),
+        ("--epsilon-cap", "10", "--delta", "1e-4"),
+        ("--epsilon-cap", "20", "--delta", "1e-3", "--unit", "patient"),
+    ):
+        status = 5 if changes[1] != "10" and "--unit" not in changes else 3
+        silo("budget", "set", "patients", *changes, "--reason", "because", "--home", home, status=status)
+    assert ((home / "data.toml").read_bytes(), shown(silo, home)) == before
+    silo(
+        "budget", "set", "patients", "--epsilon-cap", "20", "--delta", "1e-3", "--reason", " ", "--home", home, status=3
+    )
+
+
+def test_a_raised_cap_lets_runs_go_on_and_a_lowered_one_stops_them(silo: Command, home: Path) -> None:
+    epsilon = spend(home)
+    words = ("budget", "set", "patients", "--delta", "1e-3", "--reason", "because", "--home", home, "--epsilon-cap")
+    silo(*words, epsilon + 1e-3)
+    with pytest.raises(BudgetExceeded):
+        spend(home, "run-2")
+    silo(*words, 3 * epsilon)
+    spend(home, "run-2")

@@ -147,3 +147,18 @@ def test_facts_hold_what_was_measured_and_who_is_a_member_now(
     after = run.facts(smaller, **measured)  # type: ignore[arg-type]
     assert after.members is not None
     assert [each.name for each in after.members] == ["hospital-a", "hospital-b"]
+
+
+def test_rules_see_how_many_silos_noise_is_not_counted_on(make_run: MakeRun, consortium: ConsortiumManifest) -> None:
+    run = make_run()
+    measured: dict[str, Any] = {
+        "epsilon": 3.0,
+        "model_size": 100,
+        "security_bits": 128,
+        "code_digest": run.code_digest,
+        "code_approved": True,
+    }
+    assert run.facts(consortium, **measured).colluders == 0
+    shares = {"mechanism": "distributed-dp", "minimum_silos": 3, "colluders": 2, "share_sigma": 32.0, "scale": 10.0}
+    distributed = run.model_copy(update={"privacy": run.privacy.model_copy(update=shares)})
+    assert distributed.facts(consortium, **measured).colluders == 2
