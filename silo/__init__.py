@@ -20,7 +20,7 @@ if TYPE_CHECKING:
         Records,
         load_experiment,
     )
-    from silo.client import RunResult, load_result
+    from silo.client import RemoteRun, RunResult, load_result, submit
 
 __version__ = "0.1.0"
 
@@ -34,11 +34,13 @@ __all__ = [
     "FedYogi",
     "LocalDP",
     "Records",
+    "RemoteRun",
     "RunResult",
     "load_experiment",
     "load_result",
+    "submit",
 ]
-_CLIENT = ("RunResult", "load_result")
+_CLIENT = ("RemoteRun", "RunResult", "load_result", "submit")
 
 
 def __getattr__(name: str) -> Any:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import shutil
 import tempfile
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from silo.cli.common import JsonOption, KeyOption, console, now, print_json, read_file, until
+from silo.cli.common import JsonOption, KeyOption, console, now, print_json, read_file, say, table_of, until
 from silo.errors import ConfigError, UsageError
 
 app = typer.Typer(no_args_is_help=True, help="Experiments: begin one, try it, sign it for silos to review.")
@@ -182,6 +182,116 @@ def sign(
         f"asks {len(body.members)} silos for {body.rounds} rounds: epsilon {privacy.epsilon:g} at delta "
         f"{privacy.delta:g} per {privacy.unit}, {privacy.adjacency} adjacency, accountant {privacy.accountant}"
     )
+
+
+FolderArgument = Annotated[Path, typer.Argument(metavar="DIR", help="The submission's folder, from `experiment sign`.")]
+
+
+@app.command()
+def submit(
+    folder: FolderArgument,
+    aggregator: Annotated[str, typer.Option("--aggregator", help="HOST:PORT of the consortium's aggregator.")],
+    key: KeyOption = None,
+    root_certificate: Annotated[
+        Path | None,
+        typer.Option("--root-certificate", help="PEM of the authority behind its certificate, if not a public one."),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Send a signed experiment to the aggregator, which asks the silos. Sending it again changes nothing.
+
+    Example: silo experiment submit heart-1 --aggregator fl.example.org:9443 --root-certificate authority.crt --key rita
+    """
+    from silo.cli.keys import load_person
+    from silo.client import submit as send
+
+    identity, _ = load_person(key, "researcher")
+    if root_certificate is not None:
+        read_file(root_certificate)
+    run = send(folder, key=identity, aggregator=aggregator, root_certificate=root_certificate).run
+    if as_json:
+        print_json({"run": run, "folder": str(folder), "aggregator": aggregator})
+    else:
+        console().print(f"submitted {run}; next: silo experiment watch {folder}", soft_wrap=True)
+
+
+@app.command()
+def watch(
+    folder: FolderArgument,
+    key: KeyOption = None,
+    timeout: Annotated[
+        float | None, typer.Option("--timeout", help="Seconds to wait at most.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Follow a submitted run to its end: decisions, rounds, faults. Ends as the run does: 0, or what ended it.
+
+    Ctrl-C stops watching, not the run.
+
+    Example: silo experiment watch heart-1 --key keys/rita
+    """
+    from silo.cli.keys import load_person
+    from silo.client import submitted
+
+    remote = submitted(folder, load_person(key, "researcher")[0])
+    for event in remote.events(timeout=timeout):
+        say(told(event))
+    if as_json:
+        print_json(remote.state())
+    else:
+        console().print(f"{remote.run} has finished; next: silo experiment results {folder}", soft_wrap=True)
+
+
+@app.command()
+def results(folder: FolderArgument, key: KeyOption = None, as_json: JsonOption = False) -> None:
+    """Fetch what a finished run left, check it, open the model with your key, and show it.
+
+    Keeps DIR/results/ (for silo.load_result) and the model's weights in DIR/results/model.npy, float32.
+
+    Example: silo experiment results heart-1 --key keys/rita
+    """
+    import io
+
+    import numpy as np
+
+    from silo.cli.keys import load_person
+    from silo.client import submitted
+    from silo.client.result import RESULTS
+    from silo.storage import write_atomically
+
+    result = submitted(folder, load_person(key, "researcher")[0]).results()
+    weights = None
+    if result.weights is not None:
+        content = io.BytesIO()
+        np.save(content, result.weights)
+        weights = folder / RESULTS / "model.npy"
+        write_atomically(weights, content.getvalue())
+    facts = {"run": result.run, "decisions": result.decisions, "epsilon": result.epsilon, "privacy": result.privacy}
+    if as_json:
+        print_json({**facts, "history": result.history, "metrics": result.metrics, "weights": weights and str(weights)})
+        return
+    table = table_of("silo", "decision", "epsilon", "metrics before and after")
+    for name, decision in result.decisions.items():
+        epsilon = f"{result.epsilon[name]:.3g}" if name in result.epsilon else "-"
+        rows = [row for row in result.metrics if row["silo"] == name]
+        table.add_row(name, decision, epsilon, ", ".join(_metric(row) for row in rows))
+    console().print(table)
+    console().print(result.privacy)
+    console().print(f"model: {weights}" if weights else "model: not released", soft_wrap=True)
+
+
+def told(event: dict[str, Any]) -> str:
+    """Return one line for an event. Its words come from others: nothing in it reaches the terminal but text."""
+    kind, known = str(event.get("event")), {"event", "at", "reasons"}
+    reasons = "; ".join(str(each.get("message", "")).strip() for each in event.get("reasons") or ())
+    rest = " ".join(f"{name}={value}" for name, value in event.items() if name not in known)
+    line = f"{kind} {rest}" + (f": {reasons}" if reasons else "")
+    return "".join(sign if sign.isprintable() else "?" for sign in line)[:1000]
+
+
+def _metric(row: dict[str, Any]) -> str:
+    before, after = ("-" if row[when] is None else f"{row[when]:.3f}" for when in ("before", "after"))
+    return f"{row['metric']} {before} -> {after}"
 
 
 def write_folder(out: Path, parts: dict[str, bytes]) -> None:

@@ -176,7 +176,7 @@ def load_result(folder: str | Path, key: str | Path | Identity | None = None) ->
     try:
         for name, document in facts["decisions"].items():
             submission.decision(document, name)
-        weights = None if key is None else open_release(directory, submission, _identity(key), facts)
+        weights = None if key is None else open_release(directory, submission, identity_of(key), facts)
         result = RunResult(submission, facts, weights)
         repr((result, result.metrics, result.epsilon))  # whatever is missing is missed here, and not in a notebook
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -245,8 +245,8 @@ def _facts(path: Path) -> dict[str, Any]:
     return facts
 
 
-def _identity(key: str | Path | Identity) -> Identity:
-    from silo.home.keys import load_identity
+def identity_of(key: str | Path | Identity) -> Identity:
+    """Return the keys in a folder, or the keys themselves."""
 
     return key if isinstance(key, Identity) else load_identity(Path(key))
 
