@@ -39,7 +39,8 @@ def doctor(
     except ConfigError as error:
         findings = list(unreadable(Path(home or default_path()), error))
     else:
-        findings = list(examine(place, aggregator, root))
+        address = aggregator or place.settings.aggregator
+        findings = list(examine(place, address, root or place.aggregator_root()))
     failed = any(each.state == "fail" for each in findings)
     if as_json:
         print_json({"ok": not failed, "findings": [asdict(each) for each in findings]})

@@ -219,9 +219,7 @@ def submit(
 def watch(
     folder: FolderArgument,
     key: KeyOption = None,
-    timeout: Annotated[
-        float | None, typer.Option("--timeout", help="Seconds to wait at most.")
-    ] = None,
+    timeout: Annotated[float | None, typer.Option("--timeout", help="Seconds to wait at most.")] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Follow a submitted run to its end: decisions, rounds, faults. Ends as the run does: 0, or what ended it.
@@ -284,7 +282,8 @@ def told(event: dict[str, Any]) -> str:
     """Return one line for an event. Its words come from others: nothing in it reaches the terminal but text."""
     kind, known = str(event.get("event")), {"event", "at", "reasons"}
     reasons = "; ".join(str(each.get("message", "")).strip() for each in event.get("reasons") or ())
-    rest = " ".join(f"{name}={value}" for name, value in event.items() if name not in known)
+    shown = {name: f"{value:.3g}" if isinstance(value, float) else value for name, value in event.items()}
+    rest = " ".join(f"{name}={value}" for name, value in shown.items() if name not in known)
     line = f"{kind} {rest}" + (f": {reasons}" if reasons else "")
     return "".join(sign if sign.isprintable() else "?" for sign in line)[:1000]
 

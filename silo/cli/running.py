@@ -59,6 +59,7 @@ def status(home: HomeOption = None, as_json: JsonOption = False) -> None:
         "consortium": _consortium(place),
         "data": [_dataset(place, each.name) for each in place.data()],
         "packs": [pack.id for pack in place.packs()],
+        "agent": _agent(place),
         "agent_asked_to_stop": agent_stopped(place) is not None,
         "runs": [asdict(each) for each in runs_of(place)],
     }
@@ -176,6 +177,22 @@ def _tell(run: RunHere, entry: Entry) -> None:
             run.state = "running"
 
 
+def _agent(home: Home) -> dict[str, Any]:
+    """Return what the agent last said of itself (`silo agent`), or that none is at work: the lock knows."""
+    import json
+
+    from silo.storage import is_held
+
+    lock, told = home.path / "agent.lock", home.path / "agent.json"
+    if not told.exists() or not (lock.exists() and is_held(lock)):
+        return {"state": "not running"}
+    try:
+        status = json.loads(told.read_bytes())
+        return {name: status[name] for name in ("state", "detail", "since", "aggregator")}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"state": "running"}
+
+
 def _consortium(home: Home) -> dict[str, Any] | None:
     if home.settings.consortium is None:
         return None
@@ -222,6 +239,8 @@ def _print_status(facts: dict[str, Any]) -> None:
             f"{each['delta']:g} per {each['unit']} for {each['population']}"
         )
     out.print(f"own policy packs: {', '.join(facts['packs']) or 'none'}")
+    agent = facts["agent"]
+    out.print(f"agent: {agent['state']}" + (f" ({agent['detail']}) since {agent['since']}" if "since" in agent else ""))
     if facts["agent_asked_to_stop"]:
         out.print("the agent was asked to stop")
     if facts["runs"]:

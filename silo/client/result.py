@@ -247,6 +247,7 @@ def _facts(path: Path) -> dict[str, Any]:
 
 def identity_of(key: str | Path | Identity) -> Identity:
     """Return the keys in a folder, or the keys themselves."""
+    from silo.home.keys import load_identity
 
     return key if isinstance(key, Identity) else load_identity(Path(key))
 

@@ -61,6 +61,8 @@ def test_a_silo_joins_by_the_commands_of_the_readme(silo: Command, tmp_path: Pat
     facts = silo("status", "--home", tmp_path / ".silo", "--json").json
     assert (facts["name"], facts["consortium"]["members"]) == ("riverside", ["alpha", "beta", "riverside"])
     (tmp_path / "heart.csv").write_bytes((ROOT / "silo/data/uci_heart/cleveland.csv").read_bytes())
+    *afterwards, agent = afterwards
+    assert agent.startswith("silo agent --aggregator ")  # tests/e2e/test_deployment.py starts it, beside an aggregator
     for command in afterwards:
         assert command.split()[0] == "silo"
         typed(command.replace("/srv/heart.csv", str(tmp_path / "heart.csv")))

@@ -11,19 +11,24 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
+import torch
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from silo_crypto.keys import Identity
 
+import silo
 from silo.agent.release import DIGEST_INFO, MODEL_INFO, release_info
 from silo.canonical import digest_of
-from silo.errors import PeerError, SiloError
+from silo.cli.experiment import write_folder
+from silo.errors import PeerError, PolicyDenied, SiloError, VerificationFailed
 from silo.flower.fleet import FleetConnection
 from silo.flower.node import Node
 from silo.home import Home
 from silo.home.home import CONSORTIUM_FILE
-from silo.home.keys import NODE_FILE
+from silo.home.keys import NODE_FILE, save_person
 from silo.home.settings import write_settings
 from silo.submission import Submission
+from tests.cli.conftest import silo as silo_command
 from tests.e2e.deployment import Deployment
 
 ROUNDS = 4
@@ -148,3 +153,80 @@ def test_a_stolen_node_key_speaks_for_nobody(deployment: Deployment, tmp_path: P
     assert not state["files"]
     for each in deployment.names:
         assert not deployment.charged(each, submission.run.body.run)
+
+
+# The people's commands over the real thing ---------------------------------------------------------------------------
+
+
+@pytest.fixture
+def submission(deployment: Deployment, tmp_path: Path) -> Path:
+    """A signed run in a folder, and the researcher's keys beside it, as `experiment sign` and `keys new` leave them."""
+    signed = deployment.sign()
+    folder = tmp_path / "heart-1"
+    write_folder(folder, signed.parts())
+    researcher = deployment.setting.researcher
+    person = signed.consortium.body.person(researcher.name, role="researcher")
+    save_person(tmp_path / "keys", researcher, person)
+    return folder
+
+
+def test_a_researcher_submits_watches_and_fetches(deployment: Deployment, submission: Path) -> None:
+    key, root = submission.parent / "keys", deployment.place.path("authority.crt")
+    said = silo_command("experiment", "watch", submission, "--key", key, status=3)
+    assert "it was not submitted from here" in said.line
+    where = ("--aggregator", deployment.address, "--root-certificate", root, "--key", key)
+    said = silo_command("experiment", "submit", submission, *where, "--json")
+    assert said.json["run"] == Submission.load(submission).run.body.run
+    watched = silo_command("experiment", "watch", submission, "--key", key, "--timeout", "240")
+    assert watched.err.count("decision silo=") == len(deployment.names)
+    assert "has finished" in watched.out
+    facts = silo_command("experiment", "results", submission, "--key", key, "--json").json
+    assert facts["decisions"] == dict.fromkeys(deployment.names, "permit")
+    assert len(facts["history"]) == ROUNDS
+    assert "model: " in silo_command("experiment", "results", submission, "--key", key).out
+    # And the same from Python; submitting it again changes nothing.
+    remote = silo.submit(submission, key=key, aggregator=deployment.address, root_certificate=root)
+    result = remote.wait(timeout=240)
+    assert result.weights is not None
+    assert np.array_equal(result.weights, np.load(facts["weights"]))
+    assert np.array_equal(result.weights, opened_model(deployment, result.submission))
+    assert result.model()(torch.zeros(1, 31)).shape == (1,)
+
+
+def test_a_researcher_is_told_what_went_wrong(deployment: Deployment, submission: Path) -> None:
+    root, key = deployment.place.path("authority.crt"), submission.parent / "keys"
+    stranger = Identity.generate(deployment.setting.researcher.name)
+    with pytest.raises(VerificationFailed, match="no researcher of this consortium"):
+        silo.submit(submission, key=stranger, aggregator=deployment.address, root_certificate=root)
+    with pytest.raises(PeerError):
+        silo.submit(submission, key=key, aggregator=deployment.address)  # nobody vouches for its certificate
+    folder = submission.parent / "denied"
+    write_folder(folder, deployment.sign(purpose="something-else").parts())
+    remote = silo.submit(folder, key=key, aggregator=deployment.address, root_certificate=root)
+    with pytest.raises(PolicyDenied, match="0 of 4 silos permit"):
+        remote.wait(timeout=240)
+    with pytest.raises(PolicyDenied):
+        remote.results()
+    assert not (folder / "results").exists()
+
+
+def test_the_admin_sees_the_agent_and_its_aggregator(deployment: Deployment) -> None:
+    home = deployment.homes[deployment.names[0]].path
+    facts = silo_command("status", "--home", home, "--json").json
+    assert facts["agent"]["state"] == "connected"
+    assert facts["agent"]["aggregator"] == deployment.address
+    found = {each["name"]: each for each in silo_command("doctor", "--home", home, "--json").json["findings"]}
+    assert {found[name]["state"] for name in ("aggregator", "certificate", "clock")} == {"ok"}
+
+
+def test_stop_agent_ends_it_and_it_can_be_started_again(deployment: Deployment) -> None:
+    name = deployment.names[0]
+    home = deployment.homes[name].path
+    silo_command("stop", "--agent", "--home", home)
+    assert deployment.processes.pop(name).wait(30) == 0
+    assert silo_command("status", "--home", home, "--json").json["agent"] == {"state": "not running"}
+    deployment.join(name)
+    deployment.until(
+        lambda: silo_command("status", "--home", home, "--json").json["agent"]["state"] == "connected", 60, "it is back"
+    )
+    assert not silo_command("status", "--home", home, "--json").json["agent_asked_to_stop"]
