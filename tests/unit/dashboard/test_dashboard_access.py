@@ -9,12 +9,13 @@ import re
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from silo.dashboard.app import CONTENT_POLICY, Access, Guard, loopback_names
+from silo.dashboard.app import CONTENT_POLICY, MOST_STREAMS, Access, Guard, loopback_names
 from silo.home import Home
 from tests.cli.conftest import silo
 from tests.unit.dashboard.serving import COMMAND, Answer, Served
@@ -269,6 +270,32 @@ def test_an_entry_of_another_process_comes_through_the_stream(home: Home) -> Non
         assert "finished" in running.get(Cookie=cookie).body
         stream.close()
         connection.close()
+
+
+def test_streams_are_counted_and_given_back(home: Home) -> None:
+    with Served(home.path) as running:
+        cookie, opened = running.cookie(), []
+        for _ in range(MOST_STREAMS):
+            connection = http.client.HTTPConnection(running.host, running.port, timeout=10)
+            connection.request("GET", f"{running.path}events", headers={"Cookie": cookie})
+            opened.append((connection, connection.getresponse()))
+            event(opened[-1][1])
+        assert running.get(f"{running.path}events", Cookie=cookie).status == 503
+        assert running.get(Cookie=cookie).status == 200  # the page itself is still there
+        for connection, stream in opened:
+            stream.close()
+            connection.close()
+        for _ in range(100):
+            connection = http.client.HTTPConnection(running.host, running.port, timeout=10)
+            connection.request("GET", f"{running.path}events", headers={"Cookie": cookie})
+            answer = connection.getresponse()
+            status = answer.status
+            answer.close()
+            connection.close()
+            if status == 200:
+                break
+            time.sleep(0.1)
+        assert status == 200
 
 
 def event(stream: http.client.HTTPResponse) -> dict[str, object]:
