@@ -19,6 +19,7 @@ from silo_crypto.protocol import Fields, Sums
 from silo_crypto.randomness import Csprng
 
 MAX_VALUE_BITS = 24  # beyond it a float32 has no digits left to encode
+LEAST_BOUND = 2.0**-100  # far from where a step, or a float32 of the mean, underflows or overflows
 _CHUNK = 1 << 16
 
 
@@ -30,8 +31,8 @@ class FixedPoint:
     value_bits: int
 
     def __post_init__(self) -> None:
-        if not (np.isfinite(self.bound) and self.bound > 0):
-            raise EncodingError(f"value_bound is {self.bound}; it must be a positive number")
+        if not LEAST_BOUND <= self.bound <= 1 / LEAST_BOUND:  # and no NaN
+            raise EncodingError(f"value_bound is {self.bound}; it must be a number from 2^-100 to 2^100")
         if not 2 <= self.value_bits <= MAX_VALUE_BITS:
             raise EncodingError(f"value_bits is {self.value_bits}; it must be from 2 to {MAX_VALUE_BITS}")
 

@@ -40,6 +40,7 @@ SEALING_FILE = "sealing.x25519.pem"
 PUBLIC_FILE = "identity.json"
 
 _NAME = re.compile(r"[a-z0-9-]{1,32}")
+_P = (1 << 255) - 19
 _ENCRYPTED_PEM = "-----BEGIN ENCRYPTED PRIVATE KEY-----"
 # scrypt N=2^16, r=8: 64 MB and about 0.1 s a guess. Homes use a 32-byte random passphrase, so this is the second wall.
 _SCRYPT = {"iteration_count": 1 << 16, "block_size": 8, "parallelization": 1, "salt_size": 16}
@@ -240,6 +241,8 @@ def _signing_key(raw: bytes) -> Any:
 
 
 def _sealing_key(raw: bytes) -> Any:
+    if int.from_bytes(raw, "little") >= _P:
+        raise ValueError("another encoding of a smaller number: the same key would pass as two")
     return import_x25519_public_key(raw)  # refuses the low-order points of RFC 7748 section 6.1
 
 

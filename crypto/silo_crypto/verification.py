@@ -19,14 +19,21 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from silo_crypto import labels
-from silo_crypto.errors import EncodingError, KeyUseError, ProtocolError, VerificationError
+from silo_crypto.errors import (
+    EncodingError,
+    KeyUseError,
+    ProtocolError,
+    SignatureError,
+    VerificationError,
+    WireError,
+)
 from silo_crypto.keys import Secret
 from silo_crypto.protocol import Fields, Header, Opener, Payload, Sums
 from silo_crypto.randomness import NONCE_BYTES, keystream
@@ -40,12 +47,13 @@ _LOW = 31  # r = low + 2^31 high: a product with a field below 2^b has at most 3
 class GroupKey(Secret):
     """The key that the silos of an epoch share and the aggregator lacks: MAC, presence, chain and pads come from it."""
 
-    __slots__ = ("_key",)
+    __slots__ = ("_at_end", "_key")
 
     def __init__(self, key: bytes) -> None:
         if len(key) != GROUP_KEY_BYTES:
             raise KeyUseError(f"a group key has {GROUP_KEY_BYTES} bytes")
         self._key: bytes | None = key
+        self._at_end: Callable[[], None] | None = None
 
     @classmethod
     def generate(cls) -> GroupKey:
@@ -60,6 +68,12 @@ class GroupKey(Secret):
     def destroy(self) -> None:
         """Forget the key: every later use raises KeyUseError. (Python cannot erase memory; SECURITY.md says so.)"""
         self._key = None
+        if self._at_end is not None:
+            self._at_end()
+
+    def at_end(self, forget: Callable[[], None]) -> None:
+        """Have ``forget`` called when the key is destroyed: whoever stored the epoch's keys deletes them then."""
+        self._at_end = forget
 
     def export(self) -> bytes:
         """Return the 32 bytes, only to be sealed to another member."""
@@ -130,8 +144,9 @@ def open_sum(
     """Open an aggregate and return the exact sums, shape (values,), int64, only if every check holds.
 
     Public checks come first and cost nothing: uploaders are distinct members, at least ``minimum`` of them, and
-    ``own`` (the silo that opens, if it uploaded) among them; else ProtocolError. What fails after decryption destroys
-    the key, as :func:`check` says.
+    ``own`` (the silo that opens, if it uploaded) among them; else ProtocolError. What fails after that, in decryption
+    or in :func:`check`, destroys the key; only what an opener says of public bytes (WireError, SignatureError,
+    ProtocolError) does not.
     """
     if len(set(uploaders)) != len(uploaders) or not set(uploaders) <= set(header.members):
         raise ProtocolError("the uploaders are not distinct members")
@@ -142,7 +157,13 @@ def open_sum(
             "the aggregate leaves out this silo's own upload", where=own, fix="the aggregator dropped it"
         )
     group_key.export()
-    fields = opener.open(header, payload, field_count(values, len(header.members), value_bits))
+    try:
+        fields = opener.open(header, payload, field_count(values, len(header.members), value_bits))
+    except (WireError, SignatureError, ProtocolError):  # said of public bytes alone
+        raise
+    except Exception:
+        group_key.destroy()
+        raise
     return check(group_key, header, uploaders, fields, value_bits)
 
 

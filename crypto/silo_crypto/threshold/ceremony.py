@@ -214,7 +214,10 @@ def own_info(epoch: Epoch, name: str) -> bytes:
 
 
 def load_keys(epoch: Epoch, party: Party, state: State) -> EpochKeys:
-    """Return the stored keys of a tested epoch; raise ProtocolError if there are none."""
+    """Return the stored keys of a tested epoch; raise ProtocolError if there are none.
+
+    When their group key is destroyed, they are deleted from ``state`` too: a restart does not bring them back.
+    """
     boxes = state.boxes(epoch.manifest, epoch.number)
     if set(boxes) != {_OWN, *epoch.members}:
         raise ProtocolError(
@@ -228,4 +231,6 @@ def load_keys(epoch: Epoch, party: Party, state: State) -> EpochKeys:
     received = [
         Share.decode(party.open(box_info(epoch, dealer, name), boxes[dealer]), ring) for dealer in epoch.members
     ]
-    return EpochKeys(epoch, name, own, received, sent)
+    keys = EpochKeys(epoch, name, own, received, sent)
+    keys.group.at_end(lambda: state.forget(epoch.manifest, epoch.number))
+    return keys

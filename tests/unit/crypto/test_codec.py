@@ -77,3 +77,10 @@ def test_an_empty_update_is_empty():
     grid = FixedPoint(1.0, 8)
     assert grid.encode(np.empty(0, dtype=np.float32), Csprng()).shape == (0,)
     assert grid.decode_mean(np.empty(0, dtype=np.int64), 1).shape == (0,)
+
+
+@pytest.mark.parametrize("bound", [5e-324, 1e-310, 1e-39, 1e38, 1e308, 1.7e308])
+def test_a_bound_at_the_edge_of_floating_point_is_refused(bound):
+    """The bound comes from a researcher's manifest; there the step vanishes or overflows, and integers mean nothing."""
+    with pytest.raises(EncodingError, match="value_bound"):
+        FixedPoint(bound, 16)

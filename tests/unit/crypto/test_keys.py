@@ -191,3 +191,16 @@ def test_a_failed_opening_carries_no_cause_with_key_material(alice):
         alice.open(b"", bytes(64))
     assert caught.value.__cause__ is None
     assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize("alias", ["high bit", "plus p"])
+def test_a_sealing_key_has_one_encoding(alias):
+    """X25519 ignores bit 255 and reduces modulo p: other bytes for somebody's key would pass as another key."""
+    known = Identity.generate("alice").public()
+    small = (5).to_bytes(32, "little")
+    key, other = (known.x25519, known.x25519[:31] + bytes([known.x25519[31] | 0x80]))
+    if alias == "plus p":
+        key, other = small, ((1 << 255) - 19 + 5).to_bytes(32, "little")
+    PublicIdentity("alice", known.ed25519, key)
+    with pytest.raises(KeyUseError, match="not a point"):
+        PublicIdentity("mallory", known.ed25519, other)

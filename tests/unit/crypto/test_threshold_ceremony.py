@@ -16,6 +16,7 @@ from silo_crypto.threshold.keys import Share, box_info
 from silo_crypto.threshold.messages import Deal, Dealing, Dealt, Trial, framed, unframed
 from silo_crypto.threshold.sampling import uniform
 from silo_crypto.threshold.state import State
+from silo_crypto.verification import open_sum
 
 from tests.unit.crypto.threshold_support import (
     IDENTITIES,
@@ -188,6 +189,38 @@ def test_key_epochs_rotate_and_the_old_keys_are_gone(tmp_path):
         with pytest.raises(ParameterError):
             second.epoch.following(wrong)
     second.close()
+
+
+@pytest.mark.parametrize("failure", ["noise", "tag"])
+def test_keys_destroyed_by_a_bad_aggregate_stay_destroyed_after_a_restart(tmp_path, failure):
+    """The abort oracle by crashes: bad aggregate, restart, the same keys from the file, the next bad aggregate."""
+    made = Consortium(make_epoch(3, 2), tmp_path, 60).make_keys()
+    values = random_values(made.epoch.members, 10)
+    fields = {name: np.zeros(60, dtype=np.uint32) for name in values}
+    attempt = made.begin().upload(fields).agree()
+    aggregate = bytearray(attempt.share())
+    silo = made.silos["s0"]
+    if failure == "noise":
+        aggregate[-3] ^= 0xFF
+        with pytest.raises(VerificationError):
+            attempt.open(bytes(aggregate))
+    else:  # a sum that opens, of vectors without presence and tag
+        with pytest.raises(VerificationError):
+            open_sum(
+                silo,
+                silo._keys.group,
+                attempt.header,
+                made.epoch.members,
+                bytes(aggregate),
+                values=53,
+                value_bits=16,
+                minimum=3,
+            )
+    assert silo._keys.group.destroyed
+    with pytest.raises(ProtocolError, match="no tested keys"):
+        made.silo("s0")
+    made.silo("s1")  # each silo decides by what it saw itself
+    made.close()
 
 
 def exchange_box(consortium, dealer, recipient, change):

@@ -8,7 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from silo_crypto import verification
-from silo_crypto.errors import EncodingError, KeyUseError, ProtocolError, VerificationError
+from silo_crypto.errors import CryptoError, EncodingError, KeyUseError, ProtocolError, VerificationError, WireError
 from silo_crypto.protocol import Header
 from silo_crypto.verification import GroupKey, P, chain, check, field_count, limb_count, open_sum, protect
 
@@ -246,3 +246,20 @@ def test_group_keys_are_secret():
         GroupKey(b"short")
     derived = {key.derive(label, context) for label in (b"a", b"ab") for context in (b"", b"b", b"c")}
     assert len(derived) == 6
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"),
+    [(RuntimeError("native"), True), (MemoryError(), True), (CryptoError("layout"), True), (WireError("size"), False)],
+)
+def test_whatever_fails_after_decryption_ends_the_epoch(error, ends):
+    """An aggregate that makes the decryptor itself fail would else be a question that is free to ask again."""
+    key = GroupKey.generate()
+
+    class Failing:
+        def open(self, header, payload, length):
+            raise error
+
+    with pytest.raises(type(error)):
+        open_sum(Failing(), key, HEADER, NAMES, b"", values=3, value_bits=16, minimum=2)
+    assert key.destroyed is ends
