@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import click
@@ -59,12 +59,13 @@ def every_command() -> list[list[str]]:
 
 
 def test_help_is_there_within_a_second() -> None:
-    """The best of five, so that what else the machine does is not measured."""
+    """The best of five in processor time, so that what else the machine does is not measured."""
     command, taken = [Path(sys.executable).with_name("silo"), "--help"], []
     for _ in range(5):
-        started = time.perf_counter()
+        before = resource.getrusage(resource.RUSAGE_CHILDREN)
         done = subprocess.run(command, capture_output=True, text=True, check=True)
-        taken.append(time.perf_counter() - started)
+        after = resource.getrusage(resource.RUSAGE_CHILDREN)
+        taken.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
         if taken[-1] < SECONDS:
             break
     assert "demo" in done.stdout
