@@ -7,7 +7,9 @@ Invariant: nothing that depends on a record leaves except through a permitted ru
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
 from pathlib import Path
 
 from silo_crypto.errors import CryptoError
@@ -61,11 +63,21 @@ class SiloAgent:
             head = open_packet(packet, keyring(aggregator.name, aggregator.keys))
         except Exception as error:  # every failure becomes a fault: the aggregator gets an answer, never a traceback
             return self._fault(error, None, packet)
+        started, beat = time.monotonic(), self._beat(head)
         with self._lock:
             try:
-                return self._answer(head, packet)
+                answer = self._answer(head, packet)
             except Exception as error:
-                return self._fault(error, head, packet)
+                answer = self._fault(error, head, packet)
+        time.sleep(pause(time.monotonic() - started, beat))
+        return answer
+
+    def _beat(self, head: Head) -> float:
+        """Return the beat, seconds, on which an answer leaves: how long a round took tells how large a batch was."""
+        run = self._runs.get(head.run)
+        if run is None or run.public or not isinstance(head, RoundRequest):
+            return 0.0
+        return self._home.settings.answer_seconds
 
     def close(self) -> None:
         """Forget every run with its keys."""
@@ -176,6 +188,11 @@ class SiloAgent:
             ),
             self._identity,
         )
+
+
+def pause(elapsed: float, beat: float) -> float:
+    """Return how long to wait until the next multiple of ``beat`` seconds; not at all if it is 0."""
+    return math.ceil(elapsed / beat) * beat - elapsed if beat > 0 else 0.0
 
 
 def _told(error: Exception) -> tuple[str, int]:

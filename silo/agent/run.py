@@ -477,6 +477,11 @@ class Run:
     def _packet(self) -> dict[str, bytes]:
         return {} if self._witnessing is None else {BLOB: encode(self._witnessing.packet())}
 
+    @property
+    def public(self) -> bool:
+        """Whether anybody may obtain the records, so that nothing about them needs hiding."""
+        return self._dataset.public
+
     # Housekeeping ----------------------------------------------------------------------------------------------------
 
     def require(self, manifest: str) -> None:

@@ -44,6 +44,8 @@ class Settings(Document):
 
     ``key_epoch`` is which of its keys that manifest names: 0 for the first, one more with each rotation.
     ``aggregator`` is the HOST:PORT that its agent connects to, once it was told.
+    A round's answer on records that are not public leaves at a multiple of ``answer_seconds`` after it was asked for:
+    set it well above the time that training takes, and how long it took says nothing.
     """
 
     name: Name
@@ -54,6 +56,7 @@ class Settings(Document):
     key_epoch: Annotated[int, Field(ge=0)] = 0
     aggregator: Text | None = None
     log_retention_days: Annotated[int, Field(ge=1)] | None = None
+    answer_seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
     evidence: Slugs = ()
 
 
