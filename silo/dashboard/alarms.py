@@ -9,6 +9,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 from silo_policies import Approval, PolicyError, Waiver, format_instant, parse_signed
 
@@ -18,9 +19,9 @@ from silo.home import FOREVER, Home
 
 SOON = timedelta(days=30)
 LOW_BYTES, LEAST_BYTES = 2 << 30, 256 << 20
-_CERTIFICATES = ("*.crt", "*.cer", "*.pem")
+_CERTIFICATES = (".crt", ".cer")
+_DEPTH = 2
 _MAX_FILES = 64
-_MARK = b"-----BEGIN CERTIFICATE-----"
 
 
 def on_disk(home: Home) -> list[Alarm]:
@@ -35,12 +36,16 @@ def on_disk(home: Home) -> list[Alarm]:
                 "make room: when nothing can be written, log and ledger refuse and the run stops",
             )
         )
-    for path in sorted(home.keys_directory.iterdir()):
+    for path in sorted(home.keys_directory.rglob("*")):
         if path.suffix == ".pem" or path.name == "passphrase":
             mode = stat.S_IMODE(path.stat().st_mode)
             if mode & 0o077:
                 alarms.append(
-                    Alarm("bad", f"others can read keys/{path.name} (mode {mode:04o})", "chmod go-rwx; make new keys")
+                    Alarm(
+                        "bad",
+                        f"others can read {path.relative_to(home.path)} (mode {mode:04o})",
+                        "chmod go-rwx; make new keys",
+                    )
                 )
     return alarms
 
@@ -112,18 +117,23 @@ def _lately(what: str, ends: datetime) -> Iterator[_Ending]:
 
 
 def _certificates(home: Home) -> Iterator[_Ending]:
-    """Certificates in the home's own folders. ``keys/`` holds private keys in .pem files, which are not opened."""
+    """Certificates that lie in the home or in one of its folders, such as ``transport/``; never a private key."""
     from cryptography import x509
 
-    for folder in sorted((home.path, *(each for each in home.path.iterdir() if each.is_dir() and each.name != "runs"))):
-        patterns = _CERTIFICATES[:2] if folder == home.keys_directory else _CERTIFICATES
-        for path in sorted(found for pattern in patterns for found in folder.glob(pattern))[:_MAX_FILES]:
-            content = path.read_bytes()
-            if _MARK in content:
-                name = path.relative_to(home.path)
-                try:
-                    certificates = x509.load_pem_x509_certificates(content)
-                except ValueError as error:
-                    raise ConfigError("not a certificate", where=str(path), fix="put the right file there") from error
-                for each in certificates:
-                    yield f"the certificate {name}", each.not_valid_after_utc, "replace it, and restart what serves it"
+    for path in _certificate_files(home.path):
+        content = path.read_bytes()
+        try:
+            certificates = x509.load_pem_x509_certificates(content)
+        except ValueError as error:
+            raise ConfigError("not a certificate", where=str(path), fix="put the right file there") from error
+        for each in certificates:
+            name = path.relative_to(home.path)
+            yield f"the certificate {name}", each.not_valid_after_utc, "replace it, and restart what serves it"
+
+
+def _certificate_files(home: Path) -> list[Path]:
+    folders = [home]
+    for _ in range(_DEPTH):  # run folders are many, and hold none
+        folders += [each for folder in folders for each in folder.iterdir() if each.is_dir() and each.name != "runs"]
+    files = {path for folder in folders for suffix in _CERTIFICATES for path in folder.glob(f"*{suffix}")}
+    return sorted(files)[:_MAX_FILES]

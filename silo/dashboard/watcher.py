@@ -88,7 +88,7 @@ class Watcher:
             role="aggregator" if manifest is not None and manifest.aggregator.name == home.name else "silo",
             consortium=manifest.name if manifest is not None else None,
             taken=utc_now(),
-            alarms=tuple(sorted(alarms, key=lambda alarm: alarm.level != "bad")),
+            alarms=tuple(dict.fromkeys(sorted(alarms, key=lambda alarm: alarm.level != "bad"))),
             runs=runs,
             budgets=budgets,
             decisions=decisions,
@@ -198,7 +198,7 @@ class Watcher:
             Alarm(
                 "warn",
                 f"{each.population}: {left(each.epsilon_left)} of epsilon {given(each.epsilon_cap)} is left for life",
-                "runs that ask for more are refused; nothing gives budget back",
+                "runs that ask for more are refused; what is spent does not come back",
             )
             for each in budgets
             if each.epsilon_left < _LITTLE * each.epsilon_cap

@@ -320,16 +320,16 @@ def test_what_expires_is_named_thirty_days_ahead(home: Home) -> None:
     home.add_dataset(soon)
     home.approve(DIGEST, days=10)
     (home.path / "tls").mkdir()
-    write_atomically(home.path / "tls" / "server.pem", certificate(now + timedelta(days=3)))
+    write_atomically(home.path / "tls" / "server.crt", certificate(now + timedelta(days=3)))
     found = {(alarm.level, alarm.what.partition(" expire")[0]) for alarm in expiring(home)}
     assert found == {
         ("warn", "the consent of data set heart"),
         ("warn", f"the approval of code {DIGEST[:19]} by cleveland"),
-        ("warn", "the certificate tls/server.pem"),
+        ("warn", "the certificate tls/server.crt"),
     }
     later = {alarm.level for alarm in expiring(home, now + timedelta(days=25))}
     assert later == {"bad"}
-    (home.path / "tls" / "server.pem").write_bytes(b"-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
+    (home.path / "tls" / "server.crt").write_bytes(b"-----BEGIN CERTIFICATE-----\nno\n-----END CERTIFICATE-----\n")
     assert any("not a certificate" in alarm.what for alarm in expiring(home))
 
 
