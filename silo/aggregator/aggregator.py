@@ -213,6 +213,7 @@ class Aggregator:
         decision = self._submission.decision(reply.decision, name)
         self._nodes[name] = node
         self._decisions[name] = reply.decision
+        write_atomically(self._directory / f"decision-{name}.json", json.dumps(reply.decision, sort_keys=True).encode())
         self._log.append(
             "decision",
             {"run": self._run.run, "silo": name, "decision": decision.decision, "digest": decision.digest},

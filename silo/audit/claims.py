@@ -36,7 +36,7 @@ def subjects_of(report: Report, holder: str, entry: Entry) -> tuple[str, ...]:
         case "waiver":
             return tuple(f"waiver/{number}" for number in _waivers(report, entry))
         case "fault":
-            return tuple(f"fault/{number}" for number in _faults(report, entry))
+            return tuple(f"fault/{number}" for number in _faults(report, holder, entry))
     return ()
 
 
@@ -88,9 +88,11 @@ def _waivers(report: Report, entry: Entry) -> Iterator[int]:
             yield number
 
 
-def _faults(report: Report, entry: Entry) -> Iterator[int]:
+def _faults(report: Report, holder: str, entry: Entry) -> Iterator[int]:
     for number, each in enumerate(report.faults or (), 1):
-        if entry.body.get("what") == each.what[:500] and entry.body.get("silo", each.party) == each.party:
+        said = entry.body.get("what") == each.what[:500] and entry.body.get("silo", each.party) == each.party
+        # A fault in a silo's own log is not quoted, it is pointed at (silo.audit.facts).
+        if said or (each.party == holder and each.what.startswith(f"recorded as entry {entry.index} of its own log")):
             yield number
 
 

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from silo.audit.trust import Trust
-from silo.errors import ConfigError
+from silo.errors import ConfigError, VerificationFailed
 from silo.home import Home
 from silo.log import Log, Witness
 from silo.log.witness import FILE
-from silo.submission import CONSORTIUM
+from silo.submission import CONSORTIUM, RUN, Submission
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,24 @@ class Party:
     @property
     def name(self) -> str:
         return self.home.name
+
+    def submission(self, run: str) -> Submission | None:
+        """Return what a run was made from, as this party keeps it; None if it does not.
+
+        Raises an error of the project if a signature does not hold or the code is not what was signed. The clock is
+        that of the run, not of the audit: evidence does not expire with the consortium. Amendments were checked with
+        their history when the home joined, which pinned them.
+        """
+        folder = self.home.path / "runs" / run
+        if not (folder / RUN).is_file():
+            return None
+        submission = Submission.load(folder)
+        manifest, consortium = submission.run.body, submission.consortium.body
+        if manifest.run != run:
+            raise VerificationFailed(f"these are the documents of run {manifest.run}", where=str(folder))
+        pinned = consortium.digest if consortium.previous is not None else None
+        submission.check(now=manifest.created, pinned=pinned)
+        return submission
 
     def witness(self) -> Witness | None:
         """Open what this party remembers of others' logs; None if it never witnessed one."""

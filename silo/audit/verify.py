@@ -20,16 +20,15 @@ from pathlib import Path
 from typing import Any
 
 from silo_crypto.errors import CryptoError
-from silo_policies import parse_json, verify_consortium, verify_run
+from silo_policies import parse_json
 from silo_policies.errors import PolicyError
 
 from silo.audit import links
 from silo.audit.findings import Finding
 from silo.audit.parties import Party
-from silo.canonical import digest_of
 from silo.errors import SiloError, VerificationFailed
 from silo.log import Checkpoint, Entry, verify_checkpoint
-from silo.submission import RUN, Submission, keyring
+from silo.submission import Submission
 
 
 @dataclass(frozen=True)
@@ -161,24 +160,15 @@ def _run(run: str, parties: Sequence[Party], work: _Work) -> None:
 
 def _signed(party: Party, run: str, entries: Sequence[Entry], work: _Work) -> Iterator[Finding]:
     """Check the run's manifest, its code and its decisions: signed by whom they name, with the digests logged."""
-    folder = party.home.path / "runs" / run
-    if not (folder / RUN).is_file():
-        work.unchecked.append(f"run {run}: {party.name} no longer has its documents")
-        return
     try:
-        submission = Submission.load(folder)
-        manifest = submission.run.body
-        consortium = submission.consortium.body
-        # The clock of the run, not of the audit: evidence does not expire with the consortium. Amendments were checked
-        # with their history when the home joined, which pinned them.
-        pinned = consortium.digest if consortium.previous is not None else None
-        verify_consortium(submission.consortium, keyring, now=manifest.created, pinned=pinned)
-        verify_run(submission.run, consortium, keyring, now=manifest.created)
-        if digest_of(submission.bundle) != manifest.code_digest:
-            raise VerificationFailed("the experiment's bytes are not those that the researcher signed")
+        submission = party.submission(run)
     except (SiloError, PolicyError, CryptoError) as error:
         yield Finding(party.name, f"runs/{run}", getattr(error, "what", str(error)))
         return
+    if submission is None:
+        work.unchecked.append(f"run {run}: {party.name} no longer has its documents")
+        return
+    folder, manifest, consortium = party.home.path / "runs" / run, submission.run.body, submission.consortium.body
     for entry in entries:
         if entry.kind == "manifest":
             for name, found in (("digest", manifest.digest), ("consortium", consortium.digest)):

@@ -47,13 +47,15 @@ def report(
         bool, typer.Option("--json", help="Say on stdout what was written, as JSON. Needs --out.")
     ] = False,
 ) -> None:
-    """Print the report of a finished run after checking every entry behind it against the logs given.
+    """Print the report of a run, finished or failed, after checking every entry behind it against the logs given.
 
-    A statement whose entry no log has reads "not evidenced". A statement that a log contradicts ends this with 6.
+    Its facts are those of a report.json if there is one, else what the homes given kept of the run. A statement whose
+    entry no log has reads "not evidenced". A statement that a log contradicts ends this with 6.
 
     Example: silo report silo-demo --format oscal --out run.oscal.json
     """
     from silo.audit import open_parties
+    from silo.audit.facts import facts_of
     from silo.audit.rebuild import PROOFS, rebuild
     from silo.report.text import NOT_EVIDENCED
     from silo.storage import write_atomically
@@ -63,7 +65,7 @@ def report(
     homes = _homes(run, home)
     facts = _facts(run, homes)
     with open_parties(homes) as parties:
-        made = rebuild(facts, parties, with_proofs=proofs)
+        made = rebuild(facts_of(run, parties) if facts is None else facts, parties, with_proofs=proofs)
     for what in made.unconfirmed:
         say(f"{NOT_EVIDENCED}: {what}")
     content = _render(made.report, form, homes)
@@ -101,7 +103,8 @@ def _homes(run: str, given: list[Path] | None) -> list[Path]:
     return [default_path()]
 
 
-def _facts(run: str, homes: list[Path]) -> Report:
+def _facts(run: str, homes: list[Path]) -> Report | None:
+    """Return the report that somebody wrote; None if ``run`` is an id and the homes keep none of it."""
     from pydantic import ValidationError
 
     from silo.audit.parties import expand
@@ -115,9 +118,13 @@ def _facts(run: str, homes: list[Path]) -> Report:
             raise ConfigError("no such folder or file", where=run, fix="give a run's id or a folder with report.json")
         kept = [each / "runs" / run / FACTS for each in expand(homes)]
         path = next((each for each in kept if each.is_file()), path / FACTS)
+        if not path.is_file():
+            return None
     if not path.is_file():
         raise ConfigError(
-            f"no {FACTS} with the facts of this run", where=run, fix="give the folder that `silo demo --out` wrote"
+            f"no {FACTS} with the facts of this run",
+            where=run,
+            fix="give the folder that `silo demo --out` wrote, or a run's id with --home",
         )
     try:
         return Report.model_validate_json(read_file(path))

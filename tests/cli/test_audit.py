@@ -361,7 +361,8 @@ def test_a_log_that_was_rolled_back_backs_nothing(spoilt: Path) -> None:
 
 def test_what_cannot_be_reported_says_so(demo: Path, tmp_path: Path) -> None:
     home = ("--home", demo / "homes" / "cleveland")
-    assert "no report.json" in silo("report", "no-such-run", *home, status=3).line
+    assert "no home given took part in this run" in silo("report", "no-such-run", *home, status=3).line
+    assert "no report.json" in silo("report", tmp_path, *home, status=3).line
     assert "give --out" in silo("report", demo, "--proofs", status=2).line
     (tmp_path / "report.json").write_text('{"version": "silo-report/v1"}')
     assert "not a report" in silo("report", tmp_path, *home, status=3).line
