@@ -12,6 +12,7 @@ import json
 import shutil
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +35,7 @@ from silo.storage import write_atomically
 
 MARK, PREPARED, FINISHED = ".silo-demo", "prepared", "finished"
 PAGE = "report.html"
+PATIENCE = 10.0  # seconds in which the threads of an interrupted demo come to an end
 Progress = Callable[[dict[str, Any]], None]
 
 
@@ -265,10 +267,19 @@ def _scratch(out: Path) -> Iterator[Path]:
     try:
         yield scratch
     finally:
-        shutil.rmtree(scratch, ignore_errors=True)
+        _remove(scratch)
         for folder in made if not out.exists() else ():
             with contextlib.suppress(OSError):  # somebody else put something there meanwhile
                 folder.rmdir()
+
+
+def _remove(scratch: Path) -> None:
+    """Remove a directory into which the silos' threads may still be writing: whoever interrupts a demo does not wait."""
+    end = time.monotonic() + PATIENCE
+    shutil.rmtree(scratch, ignore_errors=True)
+    while scratch.exists() and time.monotonic() < end:
+        time.sleep(0.1)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
 def _finish(scratch: Path, out: Path, state: str) -> None:

@@ -153,7 +153,7 @@ def test_data_that_cannot_be_read(silo: Command, data: Path) -> None:
     (data / "switzerland.csv").unlink()
     assert "switzerland.csv" in refused(silo("demo", "--out", OUT, "--data", data, status=3))
     (data / "switzerland.csv").mkdir()
-    assert "Is a directory" in refused(silo("demo", "--out", OUT, "--data", data, status=3))
+    assert "holds no table" in refused(silo("demo", "--out", OUT, "--data", data, status=3))
     (data / "hungary.csv").write_bytes(b"\xff\xfe\x00")
     assert "UTF-8" in refused(silo("demo", "--out", OUT, "--data", data, status=3))
 

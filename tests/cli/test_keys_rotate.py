@@ -86,6 +86,8 @@ def test_rotations_that_are_refused(silo: Command, place: Path, tmp_path_factory
     # In another's name, with another's keys, with a stranger's words, by --add without any.
     inner = whole["rotation"]
     for_beta = {**inner, "member": {**inner["member"], "name": "beta"}}
+    assert "belongs to two parties" in amended_with({"rotation": for_beta}, 3)
+    for_beta["member"].pop("node")
     assert "the rotation of beta does not hold" in amended_with({"rotation": for_beta}, 6)
     stranger = silo("keys", "show", "--home", lone).json["member"]
     swapped = {**inner, "member": {**inner["member"], "keys": stranger["keys"]}}
