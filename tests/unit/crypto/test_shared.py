@@ -432,6 +432,11 @@ class TestAttacks:
         assert sums[0] == honest[0] + 1
         assert (sums[1:] == honest[1:]).all()
 
+    def test_with_one_silo_s_key_it_opens_any_upload(self, key, uploads):
+        """What shared custody does not withstand: the help of any one silo. SECURITY.md says so."""
+        alone = forge(lambda index: [(uploads["alice"], 1)], claimed=("alice", "bob"))
+        assert np.array_equal(SharedOpener(key).open(HEADER, alone, LENGTH)[:D], values_of("alice"))
+
     def test_it_opens_nothing_with_a_key_of_its_own(self, key, uploads):
         """The parameters are public; a key that is not the epoch's opens noise."""
         got = SharedOpener(new_key()).open(HEADER, aggregate(uploads), LENGTH)

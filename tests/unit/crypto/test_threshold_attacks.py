@@ -190,6 +190,24 @@ def test_t_minus_one_shares_of_a_key_say_nothing_about_it(view):
         assert np.array_equal(ring.reduce(value), candidate)
 
 
+@pytest.mark.parametrize("coalition", [("s1", "s3", "s4"), ("s3", "s4")])
+def test_t_silos_together_open_any_upload_and_one_fewer_do_not(view, coalition):
+    """What the threshold means: T silos that leave the protocol hold a silo's key between them. SECURITY.md says so."""
+    ring, epoch = view.ring, view.epoch
+    key = np.zeros_like(view.a)
+    for name in coalition:
+        key += ring.multiply(view.keys[name].share_of(("s0",)), epoch.lagrange(name, coalition))
+    opened = view.uploads["s0"] + ring.column - ring.inverse(ring.multiply(view.a, ring.reduce(key)))
+    out = np.empty(LENGTH, dtype=np.int64)
+    distance = codec(view.parameters).decode(ring.reduce(opened), out)
+    if len(coalition) == 3:
+        assert distance < 0.2
+        assert np.array_equal(out, view.values["s0"])
+    else:
+        assert distance > 0.35
+        assert (out == view.values["s0"]).mean() < 0.01
+
+
 def test_what_leaves_is_masked_padded_and_flooded(view):
     """A share less a lambda share_j is exactly the masks with every other sharer, the pad, and a flood in [-W, W)."""
     ring, epoch = view.ring, view.epoch
