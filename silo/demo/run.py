@@ -274,7 +274,7 @@ def _scratch(out: Path) -> Iterator[Path]:
 
 
 def _remove(scratch: Path) -> None:
-    """Remove a directory into which the silos' threads may still be writing: whoever interrupts a demo does not wait."""
+    """Remove a directory into which threads of silos may still write: whoever interrupts a demo does not wait."""
     end = time.monotonic() + PATIENCE
     shutil.rmtree(scratch, ignore_errors=True)
     while scratch.exists() and time.monotonic() < end:
