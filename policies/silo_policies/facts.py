@@ -134,6 +134,9 @@ class SiloFacts(Document):
     organisation_type: Slug | None = _fact("signed", "such as hospital, university, bank")
     member: bool | None = _fact("measured", "whether the newest consortium manifest still names it")
     isolation: Slug | None = _fact("measured", "how experiment code is confined: none, process, container, vm")
+    isolation_means: _Slugs | None = _fact(
+        "measured", "what confines it: filesystem, memory, network, privileges, processes; isolation is none unless all"
+    )
     encrypted_at_rest: bool | None = _fact("measured", "whether the silo's keys are encrypted on disk")
     log_retention_days: int | None = _count("declared", "days that log entries are kept")
     evidence: _Slugs | None = _fact("declared", "documents on file about the silo, such as risk-assessment")

@@ -36,6 +36,7 @@ from silo.messages import (
     open_packet,
     seal_packet,
 )
+from silo.sandbox import means, warm
 from silo.submission import keyring
 
 _log = logging.getLogger("silo.agent")
@@ -50,6 +51,9 @@ class SiloAgent:
         self._runs: dict[str, Run] = {}
         self._answered: dict[str, dict[str, Packet | None]] = {}
         self._lock = threading.Lock()
+        found = means()
+        _log.log(logging.INFO if found.isolation == "process" else logging.WARNING, "experiments are %s", found)
+        warm()
 
     @classmethod
     def open(cls, home: Path) -> SiloAgent:

@@ -14,10 +14,9 @@ from silo.custody import security_bits
 from silo.errors import ConfigError
 from silo.home import DataSet, Home
 from silo.ledger import Ledger, Reservation
+from silo.sandbox import means
 from silo.submission import Submission, keyring
 from silo.training.mechanism import AnyPlan
-
-ISOLATION = "none"  # approved code runs in the agent's process; issue 6 gives it a child without network and keys
 
 
 @dataclass(frozen=True)
@@ -68,6 +67,7 @@ def gather(
     with home.ledger() as ledger:
         budget = ledger.spent(dataset.population)
         held = _held_by(ledger, dataset.population, run.run)
+    confinement = means()
     facts = run.facts(
         consortium,
         # Without approval the code is not loaded and these stay unknown; any placeholder would be a claim.
@@ -106,7 +106,8 @@ def gather(
             jurisdiction=member.jurisdiction if member else None,
             organisation_type=member.organisation_type if member else None,
             member=member is not None,
-            isolation=ISOLATION,
+            isolation=confinement.isolation,
+            isolation_means=confinement.in_force,
             encrypted_at_rest=True,  # a home's keys are written no other way, and loading them checks it
             log_retention_days=home.settings.log_retention_days,
             evidence=home.settings.evidence,

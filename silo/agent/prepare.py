@@ -1,7 +1,8 @@
 """An approved experiment and this silo's records, made ready in two steps, with the policy's decision between them.
 
 Invariant: the caller has checked the submission and found the code approved. :func:`examine` runs the experiment on
-made-up records only; no code of an experiment sees a record before :func:`prepare`, which only a permit allows.
+made-up records only; no code of an experiment sees a record before :func:`prepare`, which only a permit allows. None
+of it ever runs in this process: both speak to a confined child (:mod:`silo.sandbox`).
 """
 
 from __future__ import annotations
@@ -15,14 +16,13 @@ from numpy.typing import NDArray
 from silo_policies import RunManifest
 
 from silo.agent.facts import Measured
-from silo.api import Experiment, Records, load_experiment_bytes
+from silo.api import Records
 from silo.errors import SiloError, VerificationFailed
-from silo.home import DataSet
+from silo.home import DataSet, Home
 from silo.submission import Submission
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
+    from silo.sandbox import Confined
     from silo.training.mechanism import AnyPlan, Mechanism
 
 REGISTERED, PYTHON = "uci-heart:", "python:"
@@ -38,10 +38,11 @@ class DataError(SiloError):
 class Examined:
     """What can be known before the policy decides: no code of the experiment has seen a record.
 
-    ``initial`` is the public initial weights, float32 (d,); ``records`` were read by the silo's own code.
+    ``confined`` is the child in which it runs; ``initial`` the public initial weights, float32 (d,); ``records`` were
+    read by the silo's own code.
     """
 
-    experiment: Experiment
+    confined: Confined
     plan: AnyPlan
     initial: NDArray[np.float32]
     records: Records
@@ -50,60 +51,67 @@ class Examined:
 
 @dataclass(frozen=True)
 class Prepared:
-    """What a permitted run trains with. ``test`` is (features, targets) of the test part, ``trained_on`` the number of
-    records, or patients, in the training part."""
+    """What a permitted run trains with: ``trained_on`` records, or patients, of the training part; ``labels`` are the
+    test part's targets, float64."""
 
     mechanism: Mechanism
-    test: tuple[Tensor, Tensor]
     trained_on: int
+    labels: NDArray[np.float64]
 
 
-def examine(submission: Submission, dataset: DataSet, home: Path) -> Examined:
-    """Load an approved experiment, try it on made-up records, check every claim of the manifest, and count records.
+def confine(home: Home) -> Confined:
+    """Start the child in which one run's experiment will live; whoever asks for it closes it."""
+    from silo.sandbox import Confined, Limits
+
+    allowed = home.settings.sandbox
+    return Confined(Limits(memory_mib=allowed.memory_mib, seconds=allowed.seconds), [home.path])
+
+
+def examine(submission: Submission, dataset: DataSet, home: Path, confined: Confined) -> Examined:
+    """Load an approved experiment into its child, try it on made-up records, check every claim of the manifest, and
+    count records.
 
     Raises :class:`DataError` for what depends on the records, :class:`~silo.errors.ConfigError` for the rest.
     """
     from silo.data import load
-    from silo.training.check import check_experiment
     from silo.training.mechanism import plan_of
-    from silo.training.model import build_model, flatten
 
     run = submission.run.body
     check_claims(run, dataset)
-    experiment = load_experiment_bytes(submission.bundle, run.code_digest)
     plan = plan_of(run)
     try:
         records = load(source_of(dataset, home), schema=dataset.schema_of, patients=dataset.patients)
     except SiloError as error:
         raise DataError(error.what, where=error.where, fix=error.fix) from error
-    check_experiment(experiment, records.schema)
-    initial = flatten(build_model(experiment, run.model.seed))
+    initial = confined.examine(submission.bundle, run.code_digest, records.schema, seed=run.model.seed)
     measured = Measured(epsilon=plan.epsilon_after(plan.steps), model_size=len(initial), records=_units(records))
-    return Examined(experiment, plan, initial, records, measured)
+    return Examined(confined, plan, initial, records, measured)
 
 
 def prepare(submission: Submission, dataset: DataSet, examined: Examined) -> Prepared:
     """Hand the records to the experiment's ``tensors``, split them, and make the mechanism. Only after a permit.
 
-    Raises :class:`DataError`, whatever fails: the experiment has seen records, so its words stay in the silo.
+    Raises :class:`DataError`, whatever fails: the experiment has seen records, so what it does stays in the silo.
     """
     from silo.data import split_each, split_rows
+    from silo.sandbox import RemoteGradients
     from silo.training.mechanism import mechanism_for
-    from silo.training.trainer import to_tensors
+    from silo.training.units import units_of
 
-    run = submission.run.body
+    run, confined, plan = submission.run.body, examined.confined, examined.plan
     try:
-        features, targets = to_tensors(examined.experiment, examined.records)
-        patients = examined.records.patients
+        targets, patients = confined.tensors(examined.records), examined.records.patients
         if dataset.public and patients is None:
-            train, test = split_rows(targets.numpy(), dataset.split_seed)
+            train, test = split_rows(targets, dataset.split_seed)
         else:
             train, test = split_each(examined.records, dataset.split_seed)
-        ours = None if patients is None else patients[train]
-        mechanism = mechanism_for(run, examined.plan, examined.experiment, features[train], targets[train], ours)
+        confined.split(train, test)
+        units = units_of(plan.unit, plan.records_per_patient, None if patients is None else patients[train], len(train))
+        gradients = RemoteGradients(confined, units, parameters=plan.parameters)
+        mechanism = mechanism_for(run, plan, gradients)
     except SiloError as error:
         raise DataError(error.what, where=error.where, fix=error.fix) from error
-    return Prepared(mechanism, (features[test], targets[test]), _units(examined.records.take(train)))
+    return Prepared(mechanism, _units(examined.records.take(train)), targets[test].astype(np.float64))
 
 
 def _units(records: Records) -> int:

@@ -28,7 +28,7 @@ from silo_policies import Decision, Facts, Moment, Outcome, ReleaseFacts, sign
 from silo.agent.custody import Session, model_tag, session_for
 from silo.agent.disclosure import CELLS, DELTA_SHARE, candidates, noise_multiplier, noised_records, rounded
 from silo.agent.facts import choose_dataset, gate_of, gather, reserve
-from silo.agent.prepare import DataError, Examined, Prepared, examine, prepare
+from silo.agent.prepare import DataError, Examined, Prepared, confine, examine, prepare
 from silo.agent.release import require_agreement, seal_release
 from silo.audit import Trust, Witnessing
 from silo.audit.witnessing import BLOB, decode, encode
@@ -117,7 +117,8 @@ class Run:
         )
         # Experiment code runs only when a steward approved these bytes, and sees records only after a permit.
         if self._home.approved(run.code_digest):
-            self._examined = self._guarded(lambda: examine(submission, self._dataset, self._home.path))
+            confined = self._opened.enter_context(confine(self._home))
+            self._examined = self._guarded(lambda: examine(submission, self._dataset, self._home.path, confined))
         outcome, decision = self._decide("accept", round_number=0)
         if outcome.permitted and self._examined is not None:
             examined = self._examined
@@ -398,22 +399,32 @@ class Run:
         permitted = self._may_release("metrics")
         if permitted is None:
             return None
-        from silo.training.evaluate import measured, scores
-
-        experiment, seed = self._seen.experiment, self._submission.run.body.model.seed
-        features, targets = self._ready.test
-        epsilon = permitted.epsilon or 0.0
+        labels, epsilon = self._ready.labels, permitted.epsilon or 0.0
         try:
             multiplier = self._pay_for_metrics(epsilon) if epsilon else 0.0
-            outputs, labels = scores(experiment, self._model, features, seed=seed), targets.double().numpy()
+            outputs = self._seen.confined.scores(self._model, len(labels))
             if multiplier:
                 outputs, labels = noised_records(outputs, labels, multiplier, Csprng())
-            values = measured(experiment, outputs, labels)
+                values = self._measure_elsewhere(outputs, labels)
+            else:
+                values = self._seen.confined.measure(outputs, labels)
         except Exception as error:  # foreign code on records: its words stay here, and no score leaves
             self.record_fault(f"metrics failed: {error}")
             return None
         positives = int((labels > 0).sum())
         return Metrics(values=values, positives=positives, negatives=len(labels) - positives, epsilon=epsilon)
+
+    def _measure_elsewhere(self, outputs: NDArray[np.float64], labels: NDArray[np.float64]) -> dict[str, float | None]:
+        """Have noised scores measured by a child that saw no record: one that did could say the exact metrics."""
+        submission = self._submission
+        with confine(self._home) as fresh:
+            fresh.examine(
+                submission.bundle,
+                submission.run.body.code_digest,
+                self._seen.records.schema,
+                seed=submission.run.body.model.seed,
+            )
+            return fresh.measure(outputs, labels)
 
     def _pay_for_metrics(self, epsilon: float) -> float:
         """Reserve, charge and settle one noised release of metrics; return the noise multiplier that was paid for.

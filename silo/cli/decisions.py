@@ -136,7 +136,7 @@ def ask(home: Home, asked: Asked) -> tuple[Facts, Outcome]:
     a signature, a digest or a date that does not hold, or a run that does not invite this silo.
     """
     from silo.agent.facts import choose_dataset, gate_of, gather
-    from silo.agent.prepare import examine
+    from silo.agent.prepare import confine, examine
 
     submission, moment, pinned = asked.submission, now(), home.consortium().body.digest
     if asked.has_code:
@@ -148,7 +148,10 @@ def ask(home: Home, asked: Asked) -> tuple[Facts, Outcome]:
         raise ConfigError(f"{home.name} is not invited", where=f"run {asked.run.run}", fix="there is nothing to decide")
     dataset = choose_dataset(home, asked.run.purpose)
     ready = asked.has_code and home.approved(asked.run.code_digest)
-    measured = examine(submission, dataset, home.path).measured if ready else None
+    measured = None
+    if ready:
+        with confine(home) as confined:
+            measured = examine(submission, dataset, home.path, confined).measured
     facts = gather(home, submission, dataset, measured, round_number=0, release=None)
     gate, waivers = gate_of(home)
     outcome = gate.evaluate("accept", facts, now=moment, waivers=waivers)

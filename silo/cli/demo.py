@@ -59,6 +59,9 @@ def demo(
     """
     from rich.console import Console
 
+    from silo.sandbox import warm
+
+    warm()  # the process that runs the experiment loads its libraries while this one does the same
     from silo.demo import Options, prepare_demo, resume_demo, run_demo
 
     talk = Console(stderr=True)

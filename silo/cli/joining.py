@@ -66,17 +66,19 @@ def ask(home: Home, manifest: ConsortiumManifest, packs: Sequence[Pack]) -> tupl
     """Ask the gate at the moment ``join`` and sign what it says."""
     from silo_policies import Decision, Facts, Gate, Layer, SiloFacts, sign
 
-    from silo.agent.facts import ISOLATION
+    from silo.sandbox import means
     from silo.submission import keyring
 
     member = next((each for each in manifest.members if each.name == home.name), None)
+    confinement = means()
     facts = Facts(
         silo=SiloFacts(
             name=home.name,
             jurisdiction=member.jurisdiction if member else None,
             organisation_type=member.organisation_type if member else None,
             member=member is not None,
-            isolation=ISOLATION,
+            isolation=confinement.isolation,
+            isolation_means=confinement.in_force,
             encrypted_at_rest=True,
             log_retention_days=home.settings.log_retention_days,
             evidence=home.settings.evidence,

@@ -39,6 +39,14 @@ MAX_BYTES = 1 << 20
 Slugs = Annotated[tuple[Slug, ...], AsTuple]
 
 
+class Sandbox(Document):
+    """``[sandbox]``: what a researcher's code may use. ``memory_mib`` beyond the libraries it shares, ``seconds`` to
+    answer one request (a batch's gradients, say)."""
+
+    memory_mib: Annotated[int, Field(ge=64, le=1 << 20)] = 4096
+    seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0
+
+
 class Settings(Document):
     """``silo.toml``: who the home belongs to. ``consortium`` is the digest of the manifest it joined, once it has.
 
@@ -58,6 +66,7 @@ class Settings(Document):
     log_retention_days: Annotated[int, Field(ge=1)] | None = None
     answer_seconds: Annotated[float, Field(gt=0, le=600)] = 1.0
     evidence: Slugs = ()
+    sandbox: Sandbox = Sandbox()
 
 
 class DataSet(Document):

@@ -11,6 +11,7 @@ Source: PROTOCOL section 5, "DistributedDP".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -22,7 +23,7 @@ from torch import Tensor
 from silo.api import Experiment
 from silo.errors import BudgetExceeded, VerificationFailed
 from silo.training.distributed_plan import DistributedPlan
-from silo.training.gradients import RecordGradients
+from silo.training.gradients import Gradients, RecordGradients
 from silo.training.optimizer import clipped_sums
 from silo.training.shares import ShareSampler
 from silo.training.units import units_of
@@ -53,17 +54,22 @@ class DistributedTrainer:
         seed: int,
         patients: NDArray[np.str_] | None = None,
     ) -> None:
-        self._name = experiment.name
+        units = units_of(plan.unit, plan.records_per_patient, patients, len(targets))
+        gradients = RecordGradients(experiment, features, targets, parameters=plan.parameters, seed=seed, units=units)
+        self._begin(gradients, plan, experiment.name)
+
+    @classmethod
+    def over(cls, gradients: Gradients, plan: DistributedPlan, name: str) -> Self:
+        """Return a trainer on gradients that are computed elsewhere; ``name`` is the experiment's."""
+        trainer = cls.__new__(cls)
+        trainer._begin(gradients, plan, name)
+        return trainer
+
+    def _begin(self, gradients: Gradients, plan: DistributedPlan, name: str) -> None:
+        self._name = name
         self._plan = plan
         self._rng = Csprng()
-        self._gradients = RecordGradients(
-            experiment,
-            features,
-            targets,
-            parameters=plan.parameters,
-            seed=seed,
-            units=units_of(plan.unit, plan.records_per_patient, patients, len(targets)),
-        )
+        self._gradients = gradients
         self._sampler = ShareSampler(plan.share_sigma)
         self.steps = 0
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -22,6 +23,39 @@ from silo.errors import ConfigError, SiloError
 from silo.training.model import build_model, count, ignored_warnings, torch_generator, trainable, unflatten
 from silo.training.sampling import poisson_sample
 from silo.training.units import Records, Units, sum_by_owner
+
+
+class Gradients(Protocol):
+    """What a trainer needs of a silo's records: per-record gradients of batches that the silo's own code drew.
+
+    :class:`RecordGradients` computes them here, :class:`~silo.sandbox.remote.RemoteGradients` in a confined child.
+    """
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The trained parameters, in the order of the flat vector."""
+        ...
+
+    @property
+    def noised(self) -> NDArray[np.float32]:
+        """A copy of ``p.grad``, float32 (d,), as the optimiser left it."""
+        ...
+
+    def at(self, start: NDArray[np.float32]) -> AbstractContextManager[None]:
+        """Set the weights, float32 (d,), while gradients are taken."""
+        ...
+
+    def place(self, weights: NDArray[np.float32]) -> None:
+        """Set the weights, float32 (d,)."""
+        ...
+
+    def sample(self, rate: float, rng: Csprng) -> None:
+        """Draw a batch, each unit with probability ``rate``, and set ``p.grad_sample``, (m, \\*p.shape) for m units."""
+        ...
+
+    def clear(self) -> None:
+        """Forget the gradients."""
+        ...
 
 
 class RecordGradients:
@@ -85,11 +119,15 @@ class RecordGradients:
     def sample(self, rate: float, rng: Csprng) -> None:
         """Draw a batch, each unit with probability ``rate``, and set ``p.grad_sample``, (m, \\*p.shape) for m units."""
         batch = self._units.batch(poisson_sample(len(self._units), rate, rng))
-        rows = torch.from_numpy(batch.rows)
+        self.take(batch.rows)
+        sum_by_owner(self.parameters, batch)
+
+    def take(self, drawn: NDArray[np.int64]) -> None:
+        """Set ``p.grad_sample``, shape (m, \\*p.shape), for the records at the indices ``drawn``, shape (m,)."""
+        rows = torch.from_numpy(drawn)
         self.clear()
         if len(rows):
             self._backward(self._features[rows], self._targets[rows])
-            sum_by_owner(self.parameters, batch)
         else:
             for p in self.parameters:
                 p.grad_sample = p.new_zeros((0, *p.shape))  # type: ignore[attr-defined]

@@ -25,9 +25,8 @@ from silo.training.distributed_plan import DistributedPlan, make_distributed_pla
 from silo.training.server import ServerOptimizer, server_optimizer
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from silo.training.distributed import DistributedTrainer
+    from silo.training.gradients import Gradients
     from silo.training.trainer import LocalTrainer
 
 Model = NDArray[np.float32]
@@ -200,26 +199,14 @@ def plan_of(run: RunManifest) -> AnyPlan:
     return plan
 
 
-def mechanism_for(
-    run: RunManifest,
-    plan: AnyPlan,
-    experiment: Experiment,
-    features: Tensor,
-    targets: Tensor,
-    patients: NDArray[np.str_] | None = None,
-) -> Mechanism:
-    """Return the mechanism of a run over one silo's training records, features (n, ...) and targets (n,).
-
-    ``patients``, str (n,), says whose each record is, where the run protects patients.
-    """
-    server, seed = server_optimizer(run.aggregation), run.model.seed
+def mechanism_for(run: RunManifest, plan: AnyPlan, gradients: Gradients) -> Mechanism:
+    """Return the mechanism of a run over the gradients of one silo's training records."""
+    server = server_optimizer(run.aggregation)
     if isinstance(plan, DistributedPlan):
         from silo.training.distributed import DistributedTrainer
 
-        distributed = DistributedTrainer(experiment, plan, features, targets, seed=seed, patients=patients)
-        return DistributedMechanism(distributed, plan, server)
+        return DistributedMechanism(DistributedTrainer.over(gradients, plan, run.name), plan, server)
     from silo.training.trainer import LocalTrainer
 
-    trainer = LocalTrainer(experiment, plan, features, targets, seed=seed, patients=patients)
     codec = FixedPoint(run.encryption.value_bound, run.encryption.value_bits)
-    return LocalMechanism(trainer, codec, server)
+    return LocalMechanism(LocalTrainer.over(gradients, plan, run.name), codec, server)

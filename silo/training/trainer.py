@@ -11,6 +11,7 @@ Source: PROTOCOL section 5, "LocalDP".
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
@@ -21,7 +22,7 @@ from torch import Tensor
 from silo.api import Experiment, Records
 from silo.errors import BudgetExceeded, ConfigError, SiloError
 from silo.training.accounting import Plan
-from silo.training.gradients import RecordGradients
+from silo.training.gradients import Gradients, RecordGradients
 from silo.training.units import units_of
 
 
@@ -51,21 +52,26 @@ class LocalTrainer:
         seed: int,
         patients: NDArray[np.str_] | None = None,
     ) -> None:
+        units = units_of(plan.unit, plan.records_per_patient, patients, len(targets))
+        gradients = RecordGradients(experiment, features, targets, parameters=plan.parameters, seed=seed, units=units)
+        self._begin(gradients, plan, experiment.name)
+
+    @classmethod
+    def over(cls, gradients: Gradients, plan: Plan, name: str) -> Self:
+        """Return a trainer on gradients that are computed elsewhere; ``name`` is the experiment's."""
+        trainer = cls.__new__(cls)
+        trainer._begin(gradients, plan, name)
+        return trainer
+
+    def _begin(self, gradients: Gradients, plan: Plan, name: str) -> None:
         from silo.training.optimizer import SiloOptimizer
 
-        self._experiment = experiment
+        self._name = name
         self._plan = plan
         self._rng = Csprng()
-        self._gradients = RecordGradients(
-            experiment,
-            features,
-            targets,
-            parameters=plan.parameters,
-            seed=seed,
-            units=units_of(plan.unit, plan.records_per_patient, patients, len(targets)),
-        )
+        self._gradients = gradients
         self._optimizer = SiloOptimizer(
-            torch.optim.SGD(self._gradients.parameters, lr=plan.learning_rate),
+            torch.optim.SGD(gradients.parameters, lr=plan.learning_rate),
             noise_multiplier=plan.noise_multiplier,
             clipping_norm=plan.clipping_norm,
             expected_batch=plan.expected_batch,
@@ -91,7 +97,7 @@ class LocalTrainer:
         if self.steps + self._plan.steps_per_round > self._plan.steps:
             raise BudgetExceeded(
                 f"{self._plan.steps} private steps were planned and {self.steps} are taken",
-                where=f"experiment {self._experiment.name!r}",
+                where=f"experiment {self._name!r}",
                 fix="start a new run: its budget is its own",
             )
         before = self.steps
@@ -111,7 +117,7 @@ class LocalTrainer:
         if not np.isfinite(vector).all():
             raise ConfigError(
                 "training left the range of float32",
-                where=f"experiment {self._experiment.name!r}",
+                where=f"experiment {self._name!r}",
                 fix="lower learning_rate, or raise expected_batch",
             )
         return Update(vector, self.steps - before)
