@@ -95,9 +95,12 @@ class Nursery:
 def load_libraries() -> None:
     """Import what experiments and their worker use, once; the children share the memory."""
     import sklearn.metrics  # noqa: F401  metrics of most experiments come from there
-    import torch._dynamo  # noqa: F401  torch.optim would import it in every child, for two seconds
+    import torch._dynamo  # torch.optim would import it in every child, for two seconds
     from opacus import GradSampleModule, validators  # noqa: F401
 
+    # What the processor can do is read from files that a child does not have; without, other kernels would round
+    # otherwise than everywhere else.
+    torch.backends.cpu.get_cpu_capability()
     import silo.sandbox.worker
     import silo.training.optimizer  # noqa: F401
 

@@ -122,9 +122,10 @@ def mark(tmp_path: Path) -> Path:
 
 
 def hostile(federation: Federation, mark: Path) -> Submission:
-    """Return a run whose experiment leaves a mark when it is executed; the researcher signed it, no steward did."""
+    """Return a run whose experiment would leave a mark, and says when it is executed; no steward approved it."""
     bundle = federation.setting.submission.bundle + (
-        f"\nimport pathlib\nwith pathlib.Path({str(mark)!r}).open('a') as file:\n    file.write('executed;')\n".encode()
+        f"\nimport contextlib\nimport pathlib\nwith contextlib.suppress(OSError):\n"
+        f"    pathlib.Path({str(mark)!r}).write_text('executed')\nraise RuntimeError('executed')\n".encode()
     )
     return federation.submit(bundle=bundle, code_digest="sha256:" + hashlib.sha256(bundle).hexdigest())
 
@@ -143,13 +144,37 @@ def test_unapproved_code_is_not_executed(federation: Federation, mark: Path) -> 
 
 
 def test_approved_code_is_executed_only_where_it_is_approved(federation: Federation, mark: Path) -> None:
-    """The test above can fail: with an approval the same code does run, at that silo and nowhere else."""
+    """The test above can fail: with an approval the same code does run, at that silo and nowhere else, and confined."""
     submission, tap = hostile(federation, mark), Tap(federation)
     home = federation.homes["cleveland"]
     home.approve(submission.run.body.code_digest)
-    with pytest.raises(PolicyDenied, match="1 of 5 silos permit"):
+    with pytest.raises(PolicyDenied, match="0 of 5 silos permit"):
         federation.play(submission, tap)
-    assert mark.read_text() == "executed;"
+    ((name, (fault,)),) = tap.heads("fault").items()
+    assert name == "cleveland"
+    assert "RuntimeError: executed" in fault["what"]
+    assert not mark.exists()
+
+
+def test_approved_code_that_dies_on_records_is_charged_and_releases_nothing(federation: Federation) -> None:
+    """It ends its process in the first round. The person reads that; the budget is charged; no model leaves."""
+    bundle = federation.setting.submission.bundle + (
+        b"\nimport dataclasses\nimport os\ndef dying(outputs, targets):\n"
+        b"    return loss(outputs, targets) if len(targets) <= 12 else os._exit(1)\n"
+        b"experiment = dataclasses.replace(experiment, loss=dying)\n"
+    )
+    digest = "sha256:" + hashlib.sha256(bundle).hexdigest()
+    for home in federation.homes.values():
+        home.approve(digest)
+    submission, tap = federation.submit(bundle=bundle, code_digest=digest), Tap(federation)
+    with pytest.raises(SiloError, match="training failed on this silo's records"):
+        federation.play(submission, tap)
+    for name in federation.names:
+        assert federation.charged(name, submission) == submission.run.body.privacy.steps_per_round
+        faults = [body["what"] for body in federation.logged(name, submission, "fault")]
+        assert any("the experiment's process was stopped: it ended" in what for what in faults)
+        assert not federation.releases(name, submission)
+    assert not list(federation.run_directory(submission).glob("*.sealed"))
 
 
 # Policies -----------------------------------------------------------------------------------------------------------
