@@ -55,6 +55,22 @@ def python() -> Iterator[Finding]:
     yield _packages()
 
 
+def confinement() -> Iterator[Finding]:
+    """What this system lets be put in force around a researcher's code; tried, not looked up."""
+    from silo.sandbox import means
+
+    found = means()
+    if found.isolation == "process":
+        yield Finding("confinement", "ok", f"researchers' code is {found}")
+    else:
+        yield Finding(
+            "confinement",
+            "warn",
+            f"researchers' code is {found}; policies are told silo.isolation none",
+            "allow user namespaces (in a container: its seccomp profile), on Linux with kernel 5.13 or newer",
+        )
+
+
 def _packages() -> Finding:
     from importlib import metadata
 
@@ -271,6 +287,10 @@ def examine(home: Home, address: str | None, root_certificate: bytes | None) -> 
     """Make every check, in the order in which to mend."""
     checks: tuple[Callable[[Home], Iterator[Finding]], ...] = (keys, disk, records, consortium, packs, data)
     yield from python()
+    try:
+        yield from confinement()
+    except SiloError as error:
+        yield Finding("confinement", "fail", str(error), "without it no experiment can run here")
     for check in checks:
         try:
             yield from check(home)

@@ -33,6 +33,7 @@ from silo.report.facts.evidence import Evidence, Package, Versions
 from silo.report.facts.governance import Disclosure, Fault, Processing, Unprotected
 from silo.report.facts.parties import Aggregator, Estimate, Round, Silo, Verdict
 from silo.report.facts.utility import Auc
+from silo.sandbox import means
 from silo.training.evaluate import FEWEST_PER_CLASS, interval_of
 
 PACKAGES = (
@@ -118,7 +119,7 @@ def _facts(played: Played) -> Report:
         policies=policies_of(decisions, _packs(setting)),
         waivers=tuple(waivers_of(decisions)),
         faults=tuple(Fault(round=each["round"], party=each["party"], what=each["what"]) for each in result["faults"]),
-        access=ACCESS,
+        access=ACCESS.model_copy(update={"confinement": f"in a child process of each silo, {means()}"}),
         evidence=Evidence(
             code_digest=run.code_digest,
             consortium_digest=setting.submission.consortium.body.digest,

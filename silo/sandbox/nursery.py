@@ -27,7 +27,7 @@ from typing import NoReturn
 
 from silo.sandbox import confine, kernel
 
-ORDER_BYTES = 1 << 16
+ORDER_BYTES = 1 << 14
 _REAP_SECONDS = 0.5
 
 

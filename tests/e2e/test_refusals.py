@@ -206,6 +206,16 @@ def test_too_many_policies_deny(federation: Federation, deny: object) -> None:
     assert_untouched(federation, submission, tap)
 
 
+def test_a_policy_can_demand_each_means_of_confinement(federation: Federation, deny: object) -> None:
+    """What is in force is a fact: the one who asks for what is there takes part, the one who asks for more does not."""
+    deny("cleveland", "accept", '"network" in silo.isolation_means && silo.isolation == "process"')
+    deny("hungary", "accept", '"another-machine" in silo.isolation_means')
+    submission = federation.submit(rounds=1)
+    result = federation.play(submission)
+    assert result["decisions"].keys() == set(federation.homes)
+    assert result["members"] == [name for name in federation.names if name != "hungary"]
+
+
 def test_a_policy_that_stops_in_a_round(federation: Federation, deny: object) -> None:
     """One silo leaves in round 2, is charged for round 1, and the others go on without it."""
     deny("hungary", "round", "run.round < 2")

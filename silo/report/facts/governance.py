@@ -109,3 +109,4 @@ class Access(Facts):
     sealing: Text | None = None
     keys_at_rest: Text | None = None
     rotation: Text | None = None
+    confinement: Text | None = None

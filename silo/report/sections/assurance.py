@@ -20,6 +20,7 @@ def section(report: Report) -> Section:
                     row("Sealing between parties", access.sealing),
                     row("Keys at rest", access.keys_at_rest),
                     row("Rotation", access.rotation),
+                    row("Researcher's code", access.confinement),
                 ),
                 "Access and keys",
             ),
