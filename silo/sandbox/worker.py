@@ -63,7 +63,7 @@ class Worker:
         self._test = features[test], targets[test]
         parameters = count(build_model(experiment, self._seed))
         self._gradients = RecordGradients(
-            experiment, features[train], targets[train], parameters=parameters, seed=self._seed
+            experiment, features[train], targets[train], parameters=parameters, seed=self._seed, whole=True
         )
         return {}, {}
 

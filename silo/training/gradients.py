@@ -62,7 +62,8 @@ class RecordGradients:
     """The experiment's model over one silo's tensors: features (n, ...) and targets (n,), n may be 0.
 
     ``seed`` is the public seed of the model, ``parameters`` the d it must have; ``units`` are what is sampled, each
-    record by itself if None. Not for two threads at once.
+    record by itself if None; ``whole`` asks for every gradient as a tensor, never as factors. Not for two threads at
+    once.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class RecordGradients:
         parameters: int,
         seed: int,
         units: Units | None = None,
+        whole: bool = False,
     ) -> None:
         from silo.training.per_record import PerRecordModule
 
@@ -91,7 +93,7 @@ class RecordGradients:
                 fix="submit the run again: the manifest was made for another model",
             )
         self._module = model
-        self._model = PerRecordModule(model, ghost=isinstance(self._units, Records))
+        self._model = PerRecordModule(model, ghost=not whole and isinstance(self._units, Records))
 
     @property
     def parameters(self) -> list[nn.Parameter]:
