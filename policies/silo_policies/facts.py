@@ -135,7 +135,7 @@ class SiloFacts(Document):
     member: bool | None = _fact("measured", "whether the newest consortium manifest still names it")
     isolation: Slug | None = _fact("measured", "how experiment code is confined: none, process, container, vm")
     isolation_means: _Slugs | None = _fact(
-        "measured", "what confines it: filesystem, memory, network, privileges, processes; isolation is none unless all"
+        "measured", "means in force: filesystem, memory, network, privileges, processes (process: all five), namespaces"
     )
     encrypted_at_rest: bool | None = _fact("measured", "whether the silo's keys are encrypted on disk")
     log_retention_days: int | None = _count("declared", "days that log entries are kept")

@@ -52,7 +52,7 @@ class SiloAgent:
         self._answered: dict[str, dict[str, Packet | None]] = {}
         self._lock = threading.Lock()
         found = means()
-        _log.log(logging.INFO if found.isolation == "process" else logging.WARNING, "experiments are %s", found)
+        _log.log(logging.WARNING if found.missing else logging.INFO, "experiments are %s", found)
         warm()
 
     @classmethod

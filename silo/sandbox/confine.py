@@ -28,7 +28,9 @@ from typing import Any
 
 from silo.sandbox import kernel
 
-MEANS = ("filesystem", "memory", "network", "privileges", "processes")
+# What has to hold for a child to be called confined; and "namespaces", which hold each of them up a second time.
+PROTECTIONS = ("filesystem", "memory", "network", "privileges", "processes")
+MEANS = tuple(sorted((*PROTECTIONS, "namespaces")))
 
 # Where nothing needs to be read from while the new file system is put together.
 _MOUNT_POINT, _SCRATCH = Path("/sys"), Path("/silo-scratch")
@@ -108,23 +110,23 @@ def separate() -> str:
     return ""
 
 
-def confine(order: Order, *, spaces_missing: str, scratch: Path | None) -> Outcome:
-    """Confine this process for good. ``spaces_missing`` is what :func:`separate` returned; without namespaces
-    ``scratch`` is the directory to work in.
+def confine(order: Order, *, spaces_missing: str) -> Outcome:
+    """Confine this process for good. ``spaces_missing`` is what :func:`separate` returned; without namespaces there is
+    no directory to write in, because nothing would limit what is written.
 
     Raises ``OSError`` if something that was put in force does not hold.
     """
     outcome, limits = Outcome(), order.limits
-    readable, used = [*_existing(_SYSTEM), *map(Path, order.readable)], _address_space()
-    with _tried(outcome, "filesystem"):
+    readable, writable = [*_existing(_SYSTEM), *map(Path, order.readable)], list[Path]()
+    used = _address_space()
+    with _tried(outcome, "namespaces"):
         if spaces_missing:
             raise OSError(errno.ENOTSUP, spaces_missing)
         _new_root(order)
-        scratch, readable = _SCRATCH, [Path("/")]
-        outcome.in_force.add("filesystem")
-    separated = not spaces_missing and "filesystem" in outcome.in_force
-    os.chdir(scratch or "/")
-    user_missing = _another_user(scratch)
+        readable, writable = [Path("/")], [_SCRATCH]
+        outcome.in_force |= {"filesystem", "namespaces", "network"}
+    os.chdir(writable[0] if writable else "/")
+    user_missing = _another_user(writable)
     with _tried(outcome, "memory"):
         _limit(resource.RLIMIT_AS, used + limits.memory_mib * _MIB)
         outcome.in_force.add("memory")
@@ -139,19 +141,19 @@ def confine(order: Order, *, spaces_missing: str, scratch: Path | None) -> Outco
         if user_missing:
             raise OSError(errno.EPERM, user_missing)
         outcome.in_force.add("privileges")
-    with contextlib.suppress(OSError):  # the second layer where there is a new root, the only one where there is not
-        kernel.landlock([*readable, *map(Path, _DEVICES)], [scratch] if scratch else [])
+    try:  # the second layer where there is a new root, the only one where there is not
+        kernel.landlock([*readable, *map(Path, _DEVICES)], writable)
         outcome.in_force.add("filesystem")
-        outcome.missing.pop("filesystem", None)
+    except OSError as error:
+        if not writable:
+            outcome.missing["filesystem"] = str(error.strerror or error)
     with _tried(outcome, "privileges"):
         kernel.drop_capabilities()
     with _tried(outcome, "processes"):
         kernel.deny_calls()
         outcome.in_force |= {"processes", "network"}
-    if separated:
-        outcome.in_force.add("network")
-    elif "network" not in outcome.in_force:
-        outcome.missing["network"] = spaces_missing or outcome.missing["processes"]
+    if "network" not in outcome.in_force:
+        outcome.missing["network"] = outcome.missing["processes"]
     _verify(outcome.in_force, order)
     return outcome
 
@@ -206,14 +208,14 @@ def _show(place: Path, root: Path) -> None:
     kernel.mount(str(place), target, None, kernel.MS_BIND | kernel.MS_REC)
 
 
-def _another_user(scratch: Path | None) -> str:
-    """Stop being root, if this process is; return why it could not."""
+def _another_user(writable: Sequence[Path]) -> str:
+    """Stop being root, if this process is, and own what it may write; return why it could not."""
     if os.geteuid() != 0:
         return ""
     user = _FIRST_USER + secrets.randbelow(_USERS)
     try:
-        if scratch is not None:
-            os.chown(scratch, user, user)
+        for place in writable:
+            os.chown(place, user, user)
         os.setgroups([])
         os.setresgid(user, user, user)
         os.setresuid(user, user, user)

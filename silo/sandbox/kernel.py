@@ -43,6 +43,7 @@ _CALLS: dict[str, tuple[int | None, int | None]] = {
 # memory that no limit counts, the kernel itself.
 _DENIED: dict[str, tuple[int | None, int | None]] = {
     "socket": (41, 198),
+    "socketpair": (53, 199),  # a datagram one sends to any address
     "connect": (42, 203),
     "bind": (49, 200),
     "listen": (50, 201),
@@ -64,12 +65,35 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "process_madvise": (440, 440),
     "kcmp": (312, 272),
     "shmget": (29, 194),
+    "shmat": (30, 196),
     "msgget": (68, 186),
     "semget": (64, 190),
     "mq_open": (240, 180),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
     "userfaultfd": (323, 282),
+    # What Landlock does not govern: of a file whose name is known, the mode, owner, times, attributes and length.
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    "truncate": (76, 45),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
     "unshare": (272, 97),
     "setns": (308, 268),
     "mount": (165, 40),
@@ -96,7 +120,15 @@ _DENIED: dict[str, tuple[int | None, int | None]] = {
     "swapon": (167, 224),
     "quotactl": (179, 60),
 }
-_CLONE, _CLONE3 = (56, 220), (435, 435)
+_CLONE, _CLONE3, _PRCTL = (56, 220), (435, 435), (157, 167)
+# Calls whose first argument is a process: allowed for the caller alone, which is 0.
+_OF_ITSELF: dict[str, tuple[int, int]] = {
+    "prlimit64": (302, 261),
+    "sched_setaffinity": (203, 122),
+    "sched_setattr": (314, 274),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+}
 _AUDIT_ARCH = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 
 
@@ -231,7 +263,8 @@ _X32 = 0x40000000  # the other calling convention of x86-64: the same calls by o
 
 
 def deny_calls() -> None:
-    """Refuse (EPERM) the calls of ``_DENIED``, and every new process; new threads stay. Needs no new privileges.
+    """Refuse (EPERM) the calls of ``_DENIED``, those of ``_OF_ITSELF`` for others, to outlive the parent, and every new
+    process; new threads stay. Needs no new privileges.
 
     ``clone3`` says ENOSYS, because its flags lie in memory that a filter cannot read: the C library then uses
     ``clone``, whose flags it can.
@@ -256,10 +289,20 @@ def _program(column: int, architecture: int) -> list[tuple[int, int, int, int]]:
     ]
     for number in numbers:
         program += [(_JUMP_EQUAL, 0, 1, number), (_RETURN, 0, 0, _ERRNO | errno.EPERM)]
+    conditional = [(call[column], _JUMP_EQUAL, 0) for call in _OF_ITSELF.values()]
+    conditional += [(_CLONE[column], _JUMP_SET, CLONE_THREAD)]
+    for number, allowed_if, value in conditional:
+        program += [
+            (_JUMP_EQUAL, 0, 4, number),
+            (_LD_WORD, 0, 0, first_argument_at),
+            (allowed_if, 1, 0, value),
+            (_RETURN, 0, 0, _ERRNO | errno.EPERM),
+            (_RETURN, 0, 0, _ALLOW),
+        ]
     program += [
-        (_JUMP_EQUAL, 0, 3, _CLONE[column]),
+        (_JUMP_EQUAL, 0, 3, _PRCTL[column]),
         (_LD_WORD, 0, 0, first_argument_at),
-        (_JUMP_SET, 1, 0, CLONE_THREAD),
+        (_JUMP_EQUAL, 0, 1, _PR_SET_PDEATHSIG),
         (_RETURN, 0, 0, _ERRNO | errno.EPERM),
         (_RETURN, 0, 0, _ALLOW),
     ]

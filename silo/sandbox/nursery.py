@@ -16,10 +16,8 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import signal
 import socket
-import tempfile
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -36,7 +34,7 @@ class Nursery:
 
     def __init__(self, orders: socket.socket) -> None:
         self._orders = orders
-        self._children: dict[int, tuple[int, Path | None]] = {}  # order's number -> guard's pid, scratch directory
+        self._children: dict[int, int] = {}  # order's number -> guard's pid
 
     def serve(self) -> None:
         """Answer orders; at their end kill every child."""
@@ -74,22 +72,20 @@ class Nursery:
         pid = os.fork()
         if pid == 0:
             self._orders.close()
-            _or_exit(lambda: _guard(order, channel, _scratch_of(os.getpid())))
+            _or_exit(lambda: _guard(order, channel))
         os.close(channel)
-        self._children[number] = (pid, _scratch_of(pid))
+        self._children[number] = pid
 
     def _stop(self, number: int) -> None:
-        pid, scratch = self._children.pop(number, (0, None))
+        pid = self._children.pop(number, 0)
         if pid:
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-            _remove(scratch)
 
     def _reap(self) -> None:
-        for number, (pid, scratch) in list(self._children.items()):
+        for number, pid in list(self._children.items()):
             if os.waitpid(pid, os.WNOHANG)[0]:
                 del self._children[number]
-                _remove(scratch)
 
 
 def load_libraries() -> None:
@@ -105,26 +101,12 @@ def load_libraries() -> None:
     import silo.training.optimizer  # noqa: F401
 
 
-def _scratch_of(pid: int) -> Path:
-    """Return the working directory of a child that has no file system of its own."""
-    return Path(tempfile.gettempdir()) / f"silo-scratch-{pid}"
-
-
-def _remove(scratch: Path | None) -> None:
-    if scratch is not None and scratch.exists():
-        shutil.rmtree(scratch, ignore_errors=True)
-
-
-def _guard(order: confine.Order, channel: int, scratch: Path) -> None:
+def _guard(order: confine.Order, channel: int) -> None:
     """Enter new namespaces, start the child in them, and wait for its end."""
     missing = confine.separate()
-    own: Path | None = None
-    if missing:
-        own = scratch
-        own.mkdir(mode=0o700)
     pid = os.fork()
     if pid == 0:
-        _or_exit(lambda: _child(order, channel, missing, own))
+        _or_exit(lambda: _child(order, channel, missing))
     os.close(channel)
     with contextlib.suppress(OSError):  # not Linux: the child ends when its channel does
         kernel.die_with_parent()
@@ -142,10 +124,10 @@ def _or_exit(act: Callable[[], None]) -> NoReturn:
     os._exit(0)
 
 
-def _child(order: confine.Order, channel: int, missing: str, scratch: Path | None) -> None:
+def _child(order: confine.Order, channel: int, missing: str) -> None:
     """Be confined, say what is in force, and serve requests until the channel ends."""
     nothing = os.open(os.devnull, os.O_RDWR)
-    outcome = confine.confine(order, spaces_missing=missing, scratch=scratch)
+    outcome = confine.confine(order, spaces_missing=missing)
     for descriptor in (0, 1, 2):  # what it prints may be a record: nobody reads it
         os.dup2(nothing, descriptor)
     os.dup2(channel, 3)

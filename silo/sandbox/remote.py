@@ -39,6 +39,8 @@ from silo.training.units import Units, sum_by_owner
 MAX_PARAMETERS = 1 << 28
 MAX_METRICS = 64
 MAX_OUTPUTS = 1 << 12
+# Targets, or outputs, of all records: what a child can make this process hold at once.
+_MOST_BYTES = 1 << 29
 # Gradients asked for at a time: what lies in the channel and in the child stays this small, whatever the batch.
 _CHUNK_BYTES = 64 << 20
 # What our own code in the child says of an experiment that does not fit the records; other words are not repeated.
@@ -58,9 +60,20 @@ class Confined:
     """One experiment in one confined child, from its first look to the end of the run. Not for two threads at once."""
 
     def __init__(self, limits: Limits, hidden: Collection[Path]) -> None:
-        """Start the child. ``hidden`` are directories that it may not see wherever they lie (this silo's home)."""
+        """Start the child. ``hidden`` are directories that it may not see wherever they lie (this silo's home).
+
+        Raises :class:`ConfigError` if less is in force in it than policies were told.
+        """
         self._limits = limits
         self._child = server.start(limits, hidden)
+        lost = set(server.means().in_force) - set(self.means.in_force)
+        if lost:
+            self._child.end()
+            raise ConfigError(
+                f"the process for the researcher's code lacks what was there before: {', '.join(sorted(lost))}",
+                where="sandbox",
+                fix="restart the agent, which then finds out anew what this system lets be put in force",
+            )
         self._seen_records = False
         self._fault = ""
         self.metrics: tuple[str, ...] = ()
@@ -105,7 +118,7 @@ class Confined:
         self._seen_records = True
         # Whose a row is stays here: units are sampled and summed in this process.
         arrays = {f"column/{name}": records[name] for name in records.schema.names}
-        shape = Shape(NUMBERS, (len(records),), most=1024 * len(records), further=True)
+        shape = Shape(NUMBERS, (len(records),), most=min(1024 * len(records), _MOST_BYTES), further=True)
         return self._ask({"do": "tensors", "source": records.source}, arrays, {"targets": shape})[1]["targets"]
 
     def split(self, train: NDArray[np.int64], test: NDArray[np.int64]) -> None:
@@ -128,7 +141,8 @@ class Confined:
 
     def scores(self, weights: Vector, records: int) -> NDArray[np.float64]:
         """Return the model's outputs on the test rows, ``records`` of them: float64 (n,) or (n, k), of any values."""
-        shape = Shape(("float64",), (records,), most=8 * MAX_OUTPUTS * max(records, 1), further=True)
+        most = min(8 * MAX_OUTPUTS * max(records, 1), _MOST_BYTES)
+        shape = Shape(("float64",), (records,), most=most, further=True)
         return self._ask({"do": "scores"}, {"weights": weights}, {"scores": shape})[1]["scores"]
 
     def measure(self, outputs: NDArray[np.float64], labels: NDArray[np.float64]) -> dict[str, float | None]:

@@ -21,7 +21,7 @@ from typing import Any
 
 from silo.errors import ConfigError
 from silo.sandbox.channel import Channel, ChannelFault
-from silo.sandbox.confine import MEANS, Limits, Order, readable_places
+from silo.sandbox.confine import PROTECTIONS, Limits, Order, readable_places
 from silo.sandbox.nursery import ORDER_BYTES
 
 _PACKAGES = ("silo", "silo_crypto", "silo_policies")
@@ -42,8 +42,8 @@ class Means:
 
     @property
     def isolation(self) -> str:
-        """What policies are told: ``process`` with every mean in force, else ``none``."""
-        return "process" if set(self.in_force) == set(MEANS) else "none"
+        """What policies are told: ``process`` with every protection in force, else ``none``."""
+        return "process" if set(PROTECTIONS) <= set(self.in_force) else "none"
 
     def __str__(self) -> str:
         held = ", ".join(self.in_force) or "nothing"

@@ -80,6 +80,10 @@ raise RuntimeError("got " + got)
 ATTEMPTS = {
     "opens a socket": ("socket.socket(socket.AF_INET, socket.SOCK_STREAM)", "PermissionError"),
     "opens a local socket": ("socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)", "PermissionError"),
+    "opens a pair of sockets": ("socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)", "PermissionError"),
+    "outlives its parent": ("ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)", "-1"),
+    "limits another process": ("__import__('resource').prlimit(1, 7, (0, 0))", "PermissionError"),
+    "slows another process": ("os.sched_setaffinity(1, {{0}})", "PermissionError"),
     "reads the identity key": ("open({home!r} + '/keys/identity.ed25519.pem').read()", "FileNotFoundError"),
     "reads the ledger through silo": (
         "__import__('silo.ledger').ledger.Ledger(pathlib.Path({home!r}) / 'ledger.db')",

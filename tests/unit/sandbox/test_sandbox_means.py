@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from silo.errors import ConfigError
 from silo.home import Home
-from silo.sandbox import MEANS, Means, means
+from silo.sandbox import MEANS, Confined, Limits, Means, means
 from silo.sandbox.channel import Channel, ChannelFault, Shape
 from silo.sandbox.schema import schema_from_json, schema_to_json
 from silo.sandbox.server import _PACKAGES
@@ -56,6 +57,93 @@ def test_without_namespaces_the_rest_holds_and_what_is_missing_is_said() -> None
     assert isolation == "none"
     assert in_force == ["filesystem", "memory", "network", "processes"]
     assert "cannot become another user" in missing["privileges"]
+    assert "no namespaces" in missing["namespaces"]
+
+
+ALONE = """
+import json, os, pathlib, sys
+from silo.api.load import digest_of
+from silo.data.schema import HEART
+from silo.errors import ConfigError
+from silo.sandbox import Confined, Limits, means
+home, attempts = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
+found = means()
+got = {}
+for attempt in attempts:
+    code = f'''
+import ctypes, os, pathlib, resource, socket, tempfile
+home, parent = pathlib.Path({str(home)!r}), {os.getpid()}
+try:
+    got = repr({attempt})
+except BaseException as error:
+    got = type(error).__name__
+raise RuntimeError("got " + got)
+'''.encode()
+    with Confined(Limits(memory_mib=1024, seconds=20), [home]) as confined:
+        try:
+            confined.examine(code, digest_of(code), HEART, seed=0)
+        except ConfigError as error:
+            got[attempt] = error.what.partition("got ")[2]
+print(json.dumps([found.isolation, found.in_force, found.missing, got]))
+"""
+ATTEMPTS = (
+    "(home / 'key').read_text()",
+    "os.listdir(home)",
+    "(home / 'key').write_text('x')",
+    "(home / 'key').chmod(0o666)",
+    "os.utime(home / 'key')",
+    "os.truncate(home / 'key', 0)",
+    "(home / 'key').rename(home / 'other')",
+    "open(f'/proc/{parent}/environ').read()",
+    "open('/etc/passwd').read()",
+    "open('note', 'w')",
+    "open('/tmp/note', 'w')",
+    "tempfile.mkdtemp()",
+    "socket.socket()",
+    "socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)",
+    "os.kill(parent, 9)",
+    "os.fork()",
+    "resource.prlimit(parent, resource.RLIMIT_CPU, (1, 1))",
+    "os.setpriority(os.PRIO_PROCESS, parent, 19)",
+    "len(bytearray(100 << 30))",
+)
+
+
+@needs_namespaces
+def test_an_ordinary_user_without_namespaces_is_confined_by_the_filter_and_landlock(tmp_path: Path) -> None:
+    """As in a container whose agent is not root: every protection is held up once instead of twice, and it is said."""
+    (tmp_path / "key").write_text("SECRET")
+    inner = 'exec unshare --user --map-user=1000 --map-group=1000 "$@"'
+    script = f"echo 1 > /proc/sys/user/max_user_namespaces; {inner}"
+    path = os.pathsep.join(place for place in sys.path if place)
+    ran = subprocess.run(
+        [
+            *("unshare", "--user", "--map-root-user", "sh", "-c", script, "sh"),
+            *(sys.executable, "-c", ALONE, str(tmp_path), json.dumps(ATTEMPTS)),
+        ],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    isolation, in_force, missing, got = json.loads(ran.stdout)
+    assert isolation == "process"
+    assert in_force == [mean for mean in MEANS if mean != "namespaces"]
+    assert "no namespaces" in dict(missing)["namespaces"]
+    allowed = {"PermissionError", "FileNotFoundError", "MemoryError", "OSError"}
+    assert {attempt: outcome for attempt, outcome in got.items() if outcome not in allowed} == {}
+    assert got.keys() == set(ATTEMPTS)
+    assert (tmp_path / "key").read_text() == "SECRET"
+
+
+def test_a_child_with_less_than_policies_were_told_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Namespaces can run out between the agent's start and a run."""
+    told = means()
+    monkeypatch.setattr("silo.sandbox.server.means", lambda: Means((*told.in_force, "another-machine")))
+    with pytest.raises(ConfigError, match="lacks what was there before: another-machine"):
+        Confined(Limits(), [])
 
 
 def test_what_policies_and_people_are_told() -> None:
