@@ -125,7 +125,8 @@ class Run:
             self._prepared = self._guarded(lambda: prepare(submission, self._dataset, examined))
             self._model: Vector = examined.initial
             self.permitted = True
-            self._log.append("run-started", {"run": run.run, "digest": run.digest})
+            confinement = list(examined.confined.means.in_force)
+            self._log.append("run-started", {"run": run.run, "digest": run.digest, "confinement": confinement})
         else:
             self._log.append("refusal", {"run": run.run, "digest": decision.body.digest, "what": "denied by policy"})
             self.close()

@@ -1,11 +1,12 @@
 """What a signed run says of itself, in the report's words: its privacy, its encryption, what policies decided.
 
-Invariant: every value is computed from the documents that were signed, never from what somebody measured or claims.
+Invariant: every value is computed from the documents that were signed, never from what somebody measured or claims;
+but for what confined the researcher's code, which each silo's log says of that silo.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from silo_crypto import parameters
 from silo_crypto.threshold import parameters as threshold_parameters
@@ -13,17 +14,28 @@ from silo_policies import Decision, RunManifest, format_instant
 from silo_policies import Pack as SourcePack
 from silo_policies.decision import DecidedRule
 
+from silo.log import Entry
 from silo.report.facts.governance import Access, Outcome, Pack, Policies, Waiver
 from silo.report.facts.parties import Reason
 from silo.report.facts.protection import Collusion, Encryption, EpsilonSeries, Parameter, Privacy, SpentAfter, openings
 
-ACCESS = Access(
-    signatures="Ed25519 over every message, decision, upload and log head",
-    sealing="HPKE (RFC 9180): X25519, HKDF-SHA256, AES-256-GCM",
-    keys_at_rest="PKCS#8, scrypt and AES-256-GCM, file mode 0600",
-    rotation="one encryption key for each run",
-)
 EARLY_STOPPING = "the number of rounds stands in the signed manifest"
+
+
+def access_of(started: Iterable[tuple[str, Entry]]) -> Access:
+    """Return how identities, keys and code are kept; of the code what each silo logged when it started the run."""
+    confined: dict[str, list[str]] = {}
+    for name, entry in started:
+        if entry.body.get("confinement"):
+            confined.setdefault(", ".join(entry.body["confinement"]), []).append(name)
+    held = "; ".join(f"{means} at {', '.join(dict.fromkeys(names))}" for means, names in sorted(confined.items()))
+    return Access(
+        signatures="Ed25519 over every message, decision, upload and log head",
+        sealing="HPKE (RFC 9180): X25519, HKDF-SHA256, AES-256-GCM",
+        keys_at_rest="PKCS#8, scrypt and AES-256-GCM, file mode 0600",
+        rotation="one encryption key for each run",
+        confinement=f"in a child process; in force, by the silos' logs: {held}" if held else None,
+    )
 
 
 def reasons_of(decision: Decision) -> tuple[Reason, ...]:

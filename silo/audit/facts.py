@@ -19,8 +19,8 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from silo_policies import Decision, PolicyError, parse_json
 
 from silo.audit.described import (
-    ACCESS,
     EARLY_STOPPING,
+    access_of,
     encryption_of,
     policies_of,
     privacy_of,
@@ -129,7 +129,7 @@ def facts_of(run: str, parties: Sequence[Party]) -> Report:
         policies=policies_of(kept.decisions, _packs(kept)),
         waivers=tuple(waivers_of(kept.decisions)) if kept.decisions else None,
         faults=tuple(_faults(kept)),
-        access=ACCESS,
+        access=access_of(kept.of("run-started")),
         evidence=Evidence(
             code_digest=body.code_digest,
             consortium_digest=kept.submission.consortium.body.digest,

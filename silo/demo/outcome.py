@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import metadata
 from typing import Any
@@ -16,14 +16,15 @@ from silo_policies import Pack as SourcePack
 from silo.api import Experiment
 from silo.audit import open_parties
 from silo.audit.described import (
-    ACCESS,
     EARLY_STOPPING,
+    access_of,
     encryption_of,
     policies_of,
     privacy_of,
     reasons_of,
     waivers_of,
 )
+from silo.audit.parties import Party
 from silo.audit.rebuild import rebuild
 from silo.demo.baseline import Baseline
 from silo.demo.hospitals import REFUSER
@@ -33,7 +34,6 @@ from silo.report.facts.evidence import Evidence, Package, Versions
 from silo.report.facts.governance import Disclosure, Fault, Processing, Unprotected
 from silo.report.facts.parties import Aggregator, Estimate, Round, Silo, Verdict
 from silo.report.facts.utility import Auc
-from silo.sandbox import means
 from silo.training.evaluate import FEWEST_PER_CLASS, interval_of
 
 PACKAGES = (
@@ -67,15 +67,16 @@ def build_report(played: Played) -> Report:
     """Return the report's facts: what the parties recorded, the non-private AUC, and the log entries behind them."""
     homes = [*played.setting.homes.values(), played.setting.aggregator]
     with open_parties([home.path for home in homes]) as parties:
-        return rebuild(_facts(played), parties).report
+        return rebuild(_facts(played, parties), parties).report
 
 
-def _facts(played: Played) -> Report:
+def _facts(played: Played, parties: Sequence[Party]) -> Report:
     setting, result = played.setting, played.result
     run = setting.submission.run.body
     decisions = {name: setting.submission.decision(doc, name) for name, doc in result["decisions"].items()}
     rounds = tuple(_round(each) for each in result["rounds"])
     upload = max((each.upload_bytes_per_silo or 0 for each in rounds), default=0)
+    started = [(each.name, entry) for each in parties for entry in each.log.entries("run-started", run=run.run)]
     return Report(
         run=run.run,
         name=run.name,
@@ -119,7 +120,7 @@ def _facts(played: Played) -> Report:
         policies=policies_of(decisions, _packs(setting)),
         waivers=tuple(waivers_of(decisions)),
         faults=tuple(Fault(round=each["round"], party=each["party"], what=each["what"]) for each in result["faults"]),
-        access=ACCESS.model_copy(update={"confinement": f"in a child process of each silo, {means()}"}),
+        access=access_of(started),
         evidence=Evidence(
             code_digest=run.code_digest,
             consortium_digest=setting.submission.consortium.body.digest,

@@ -55,6 +55,10 @@ def test_a_finished_run_from_all_homes_is_whole(federation: Federation, finished
     assert backed(facts) >= wanted | {f"budget/{name}" for name in federation.names}
     assert all(len(log["cosigned_by"]) == 4 for log in facts["evidence"]["logs"] if log["holder"] != REFUSER)
     assert facts["auc"]["federated"] is None
+    with federation.homes["cleveland"].log() as log:
+        (started,) = log.entries("run-started", run=finished)
+    held = f"{', '.join(started.body['confinement'])} at {', '.join(sorted(federation.names))}"
+    assert facts["access"]["confinement"] == f"in a child process; in force, by the silos' logs: {held}"
     for form in FORMATS:
         first = silo("report", finished, "--home", federation.aggregator.path.parent, "--format", form).out
         assert first == silo("report", finished, "--home", federation.aggregator.path.parent, "--format", form).out
