@@ -6,6 +6,8 @@ STAMP := $(VENV)/.stamp
 # A CPU or CUDA build of PyTorch: TORCH_INDEX=<the index that PyTorch's install page names for it> make setup
 TORCH_INDEX ?=
 ARGS ?=
+# Tests run in as many processes as there are cores, four at most; the tests of a file stay together.
+PYTEST := $(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile
 export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
@@ -39,10 +41,10 @@ types: setup  ## mypy, strict
 	@$(BIN)/mypy
 
 unit: setup  ## unit, vector, property, contract and CLI tests
-	@$(BIN)/pytest tests/unit tests/vectors tests/properties tests/contract tests/cli $(ARGS)
+	@$(PYTEST) tests/unit tests/vectors tests/properties tests/contract tests/cli $(ARGS)
 
 e2e: setup  ## whole runs on real components
-	@$(BIN)/pytest tests/e2e $(ARGS)
+	@$(PYTEST) tests/e2e $(ARGS)
 
 fuzz: setup  ## fuzz the parsers, guided by coverage (ARGS="--seconds 3600")
 	@$(BIN)/python -m tests.fuzz.wire --seconds 300 $(ARGS)
