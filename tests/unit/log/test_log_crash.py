@@ -1,6 +1,8 @@
 """kill -9 in the middle of appending: the log opens, verifies, and has everything that was acknowledged."""
 
+import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -8,38 +10,70 @@ import time
 from silo.log import Log
 
 ORIGIN = "silo/cleveland"
-# Acknowledges an entry on stdout only after append() returned. Appends one by one and in batches.
-CHILD = """
-import sys
+KILLS, KILLS_PER_FILE = 200, 20  # a new file now and then: some kills hit its making, and verifying stays short
+# Forks a child for each line it reads, says its pid, and then how it ended. A child acknowledges an entry in a file,
+# which outlives it, only after append() returned. It appends one by one and in batches.
+NURSERY = """
+import os, sys
 from pathlib import Path
 from silo.log import Log
-log = Log(Path(sys.argv[1]), "silo/cleveland")
-while True:
-    n = len(log)
-    log.append("fault", {"what": f"fault {n}"})
-    print(n, flush=True)
-    log.extend([("fault", {"what": f"fault {n + 1 + k}"}) for k in range(7)])
-    print(n + 7, flush=True)
+
+def append_for_ever(path, file):
+    log = Log(path, "silo/cleveland")
+    def acknowledge(n):
+        os.write(file, b"%d\\n" % n)
+    while True:
+        n = len(log)
+        log.append("fault", {"what": f"fault {n}"})
+        acknowledge(n)
+        log.extend([("fault", {"what": f"fault {n + 1 + k}"}) for k in range(7)])
+        acknowledge(n + 7)
+
+for line in sys.stdin:
+    path = Path(line.strip())
+    file = os.open(path.with_suffix(".acknowledged"), os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    pid = os.fork()
+    if pid == 0:
+        append_for_ever(path, file)
+    os.close(file)
+    print(pid, flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 """
-KILLS = 10
 
 
 def test_nothing_acknowledged_is_lost(tmp_path):
-    path = tmp_path / "log.db"
     chance = random.Random(7)
-    acknowledged, witnessed = -1, []
-    for _ in range(KILLS):
-        child = subprocess.Popen([sys.executable, "-c", CHILD, str(path)], stdout=subprocess.PIPE, text=True)
-        assert child.stdout is not None
-        acknowledged = max(acknowledged, int(child.stdout.readline()))
-        time.sleep(chance.uniform(0, 0.03))
-        child.kill()
-        rest, _ = child.communicate()
-        complete = [line for line in rest.splitlines(keepends=True) if line.endswith("\n")]
-        acknowledged = max([acknowledged, *(int(line) for line in complete)])
-        with Log(path, ORIGIN) as log:
-            head = log.verify(*witnessed)
-            assert head.size > acknowledged
-            assert [entry.body["what"] for entry in log.entries()] == [f"fault {n}" for n in range(head.size)]
+    nursery = subprocess.Popen(
+        [sys.executable, "-c", NURSERY], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert nursery.stdin is not None
+    assert nursery.stdout is not None
+    busy = 0
+    try:
+        for number in range(KILLS):
+            path = tmp_path / f"log-{number // KILLS_PER_FILE}.db"
+            said = path.with_suffix(".acknowledged")
+            if number % KILLS_PER_FILE == 0:
+                witnessed, before = [], 0
+                said.touch()
+            told = said.stat().st_size
+            nursery.stdin.write(f"{path}\n")
+            child = int(nursery.stdout.readline())
+            while number % 2 and said.stat().st_size == told:
+                time.sleep(0.001)  # every other kill comes while it appends, the rest may also come before
+            time.sleep(chance.uniform(0, 0.02))
+            os.kill(child, signal.SIGKILL)
+            assert int(nursery.stdout.readline()) == -signal.SIGKILL
+            acknowledged = max(map(int, said.read_text().split()), default=-1)
+            with Log(path, ORIGIN) as log:
+                head = log.verify(*witnessed)
+                assert head.size > acknowledged
+                assert [entry.body["what"] for entry in log.entries()] == [f"fault {n}" for n in range(head.size)]
             witnessed.append(head)
-    assert acknowledged > KILLS
+            busy += head.size > before
+            before = head.size
+    finally:
+        nursery.stdin.close()
+        nursery.wait(timeout=60)
+        nursery.stdout.close()
+    assert busy >= KILLS / 2
