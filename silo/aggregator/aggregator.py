@@ -310,9 +310,9 @@ class Aggregator:
         uploaders = collected.uploaders
         state.pending = _Pending(header, uploaders, collected.aggregate)
         place = {"run": self._run.run, "round": number, "attempt": attempt}
-        for name, digest in collected.digests.items():
-            self._log.append("upload", {**place, "silo": name, "digest": digest})
-        self._log.append("aggregate", {**place, "digest": digest_of(collected.aggregate), "silos": uploaders})
+        added = {**place, "digest": digest_of(collected.aggregate), "silos": uploaders}
+        uploaded = [("upload", {**place, "silo": name, "digest": each}) for name, each in collected.digests.items()]
+        self._log.extend([*uploaded, ("aggregate", added)])
         sizes = [len(uploads[name]["upload"]) for name in uploaders]
         dropped = [name for name in state.members if name not in uploaders]
         state.rounds.append(

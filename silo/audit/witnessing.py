@@ -112,6 +112,10 @@ class Witnessing:
         """
         if len(packets) > MAX_PARTIES:
             raise VerificationFailed(f"packets of {len(packets)} parties", where="witnessing")
+        with self._memory.together():  # durable before any cosignature leaves: those travel with the next packet
+            return self._received(packets)
+
+    def _received(self, packets: Mapping[str, Packet]) -> tuple[str, ...]:
         mine: dict[str, str] = {}
         cosigned: dict[str, str] = {}
         own = self._log.origin.removeprefix("silo/")

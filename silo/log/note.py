@@ -33,6 +33,7 @@ MAX_NOTE_BYTES = 65_536
 _KEY_BYTES, _SIGNATURE_BYTES, _ID_BYTES = 32, 64, 4
 _NAME = re.compile(r"[^\s+]+")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}")
+_CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f]")
 
 
 class PublicHalf(Protocol):
@@ -235,7 +236,7 @@ def split(note: str) -> tuple[str, list[tuple[str, bytes, bytes]]]:
     text, blank, tail = note.rpartition("\n\n")
     if size > MAX_NOTE_BYTES or not blank or not text or not tail.endswith("\n"):
         raise _malformed("expected a text, an empty line and signature lines, at most 64 KiB")
-    if any(sign != "\n" and ord(sign) < 32 for sign in note):
+    if _CONTROL.search(note):
         raise _malformed("it contains control characters")
     rows = tail[:-1].split("\n")
     if len(rows) > MAX_SIGNATURES:

@@ -17,13 +17,15 @@ Sources: C2SP tlog-witness (what a witness checks), tlog-cosignature (what it si
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping, Sequence
+import sqlite3
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
 from silo.canonical import utc_now
-from silo.errors import ConfigError, VerificationFailed
+from silo.errors import ConfigError, SiloError, VerificationFailed
 from silo.log.note import Checkpoint, NoteSigner, VerifierKey, cosign, head_of, split, verify_checkpoint
 from silo.log.store import Log
 from silo.log.tree import HASH_BYTES, verify_consistency
@@ -89,6 +91,35 @@ class Witness:
             self._database.close()
             raise
         self._marks: dict[str, int] = {}  # by origin: the row up to which this object has seen its heads
+        self._open: sqlite3.Connection | None = None  # in `together`: the one transaction of all
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Write all that is observed and kept in the block durably at its end, at the price of one commit.
+
+        Also when the block raises an error of the product: what was seen stays seen, and a contradiction is kept. So
+        no cosignature that the block made may leave before the block has ended.
+        """
+        failure: SiloError | None = None
+        with self._database.writing() as connection:
+            self._open = connection
+            try:
+                yield
+            except SiloError as error:
+                failure = error
+            finally:
+                self._open = None
+        if failure is not None:
+            raise failure
+
+    @contextmanager
+    def _using(self, mode: Callable[[], AbstractContextManager[sqlite3.Connection]]) -> Iterator[sqlite3.Connection]:
+        with self._database.lock:  # another thread waits here until `together` has ended
+            if self._open is not None:
+                yield self._open
+                return
+            with mode() as connection:
+                yield connection
 
     def seen(self, origin: str) -> str | None:
         """Return the note of the largest head seen of a log, None if there is none."""
@@ -96,12 +127,12 @@ class Witness:
 
     def sizes(self) -> dict[str, int]:
         """Return by origin the largest size seen, which the log's holder needs for the next proof."""
-        with self._database.reading() as connection:
+        with self._using(self._database.reading) as connection:
             return dict(connection.execute("SELECT origin, max(size) FROM seen GROUP BY origin ORDER BY origin"))
 
     def overtaken(self, origin: str) -> bool:
         """Say whether another run of this home was shown a later head of a log than this object was."""
-        with self._database.reading() as connection:
+        with self._using(self._database.reading) as connection:
             (last,) = connection.execute("SELECT coalesce(max(i), 0) FROM seen WHERE origin = ?", (origin,)).fetchone()
         return int(last) > self._marks.get(origin, self._began)
 
@@ -115,7 +146,7 @@ class Witness:
         head = verify_checkpoint(offered.note, key)
         bare = head.text + "\n" + "".join(f"{line}\n" for line in _lines_of(offered.note, key))
         try:
-            with self._database.writing() as connection:
+            with self._using(self._database.writing) as connection:
                 row = connection.execute(
                     "SELECT note, i FROM seen WHERE origin = ? ORDER BY size DESC, i DESC LIMIT 1", (head.origin,)
                 ).fetchone()
@@ -130,7 +161,7 @@ class Witness:
                     mark = self._insert(connection, "seen", head, bare)
                 self._marks[head.origin] = mark
         except _Contradiction as error:
-            with self._database.writing() as connection:
+            with self._using(self._database.writing) as connection:
                 self._insert(connection, "conflict", head, bare)
             raise VerificationFailed(
                 error.what, where=error.where, fix="keep witness.db as evidence, stop the run and ask its holder"
@@ -141,7 +172,7 @@ class Witness:
         """Keep a head of one's own log that others cosigned; cosignatures of ``witnesses`` only, all verified."""
         head = verify_checkpoint(note, own, witnesses, quorum=1)
         kept = head.text + "\n" + "".join(f"{line}\n" for key in (own, *witnesses) for line in _lines_of(note, key)[:1])
-        with self._database.writing() as connection:
+        with self._using(self._database.writing) as connection:
             self._insert(connection, "cosigned", head, kept)
         return head
 
@@ -155,12 +186,12 @@ class Witness:
 
     def conflicts(self) -> list[str]:
         """Return every note that contradicted what was seen before, latest first."""
-        with self._database.reading() as connection:
+        with self._using(self._database.reading) as connection:
             return [str(note) for (note,) in connection.execute("SELECT note FROM conflict ORDER BY i DESC")]
 
     def _notes(self, table: str, origin: str) -> list[str]:
         query = f"SELECT note FROM {table} WHERE origin = ? ORDER BY size DESC, i DESC"  # noqa: S608 - our own names
-        with self._database.reading() as connection:
+        with self._using(self._database.reading) as connection:
             return [str(note) for (note,) in connection.execute(query, (origin,))]
 
     @staticmethod

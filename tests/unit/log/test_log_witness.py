@@ -84,6 +84,39 @@ def test_a_fork_is_named_and_kept(log, witness, people, key, tmp_path, size):
     assert witness.sizes() == {ORIGIN: 5}
 
 
+def test_together_is_one_commit_and_keeps_what_contradicts(log, witness, people, key, tmp_path):
+    keeper, hungary, _ = people
+    early = offer(log, keeper)
+    log.extend(FAULT)
+    beside = Witness(tmp_path / "witness.db")  # what is not committed yet, nobody else sees
+
+    def see() -> None:
+        with witness.together():
+            witness.observe(offer(log, keeper), key, hungary)
+            assert witness.sizes() == {ORIGIN: 6}
+            assert beside.sizes() == {}
+            witness.observe(early, key, hungary)
+
+    with pytest.raises(VerificationFailed, match="rolled back"):
+        see()
+    assert beside.sizes() == {ORIGIN: 6}
+    assert len(beside.conflicts()) == 1
+    beside.close()
+
+
+def test_what_breaks_off_in_between_leaves_nothing(log, witness, people, key):
+    def see() -> None:
+        with witness.together():
+            witness.observe(offer(log, people[0]), key, people[1])
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        see()
+    assert witness.sizes() == {}
+    witness.observe(offer(log, people[0]), key, people[1])
+    assert witness.sizes() == {ORIGIN: 5}
+
+
 def test_another_s_signature_is_no_head(log, witness, people, key):
     with pytest.raises(VerificationFailed, match="not signed by silo/cleveland"):
         witness.observe(offer(log, people[1]), key, people[1])
