@@ -34,7 +34,7 @@ class Stream(threading.Thread):
 
     def wait_for(self, words: str) -> None:
         with self._new:
-            assert self._new.wait_for(lambda: any(words in each for each in self.told), timeout=20), self.told
+            assert self._new.wait_for(lambda: any(words in each for each in self.told), timeout=120), self.told
 
 
 def test_a_run_is_followed_round_by_round_and_is_not_disturbed(federation: Federation) -> None:
