@@ -33,6 +33,7 @@ from silo.sandbox import server
 from silo.sandbox.channel import NUMBERS, Array, ChannelFault, Shape
 from silo.sandbox.confine import Limits
 from silo.sandbox.schema import schema_to_json
+from silo.training.per_record import Streamed
 from silo.training.sampling import poisson_sample
 from silo.training.units import Units, sum_by_owner
 
@@ -125,19 +126,17 @@ class Confined:
         """Say which rows train and which test."""
         self._ask({"do": "split"}, {"train": train, "test": test}, {})
 
-    def gradients(self, weights: Vector, rows: NDArray[np.int64]) -> Vector:
-        """Return what the child says are the gradients of the training records at ``rows``, float32 (m, d).
+    def gradients(self, weights: Vector, rows: NDArray[np.int64]) -> Iterator[Vector]:
+        """Yield what the child says are the gradients of the training records at ``rows``, float32 (m_i, d) at a time.
 
         They are of the right shape and may be anything else, NaN and infinity included.
         """
-        found = np.empty((len(rows), self.size), dtype=np.float32)
         step = max(1, _CHUNK_BYTES // (4 * self.size))
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             expected = {"gradients": Shape(("float32",), (len(part), self.size))}
-            _, arrays = self._ask({"do": "gradients"}, {"weights": weights, "rows": part}, expected)
-            found[start : start + step] = arrays["gradients"]
-        return found
+            arrays: dict[str, Array] = {"rows": part} if start else {"rows": part, "weights": weights}
+            yield self._ask({"do": "gradients"}, arrays, expected)[1]["gradients"]
 
     def scores(self, weights: Vector, records: int) -> NDArray[np.float64]:
         """Return the model's outputs on the test rows, ``records`` of them: float64 (n,) or (n, k), of any values."""
@@ -244,11 +243,16 @@ class RemoteGradients:
             self._flat.copy_(torch.from_numpy(np.array(weights)))  # a copy: torch warns of read-only arrays
 
     def sample(self, rate: float, rng: Csprng) -> None:
-        """Draw a batch, each unit with probability ``rate``, and set ``grad_sample``, shape (m, d) for m units."""
+        """Draw a batch, each unit with probability ``rate``, and set ``grad_sample``, (m, d) for m units.
+
+        Gradients of records are asked for while they are clipped; a patient's have to be summed first.
+        """
         batch = self._units.batch(poisson_sample(len(self._units), rate, rng))
-        weights = self._flat.detach().numpy()
-        found = self._confined.gradients(weights, batch.rows)
-        self._flat.grad_sample = torch.from_numpy(found)  # type: ignore[attr-defined]
+        parts = map(torch.from_numpy, self._confined.gradients(self._flat.detach().numpy(), batch.rows))
+        if batch.owners is None:
+            self._flat.grad_sample = Streamed(parts)  # type: ignore[attr-defined]
+            return
+        self._flat.grad_sample = torch.cat([torch.empty(0, self._flat.numel()), *parts])  # type: ignore[attr-defined]
         sum_by_owner(self.parameters, batch)
 
     def clear(self) -> None:

@@ -39,6 +39,7 @@ class Worker:
         self._tensors: tuple[Tensor, Tensor] | None = None
         self._test: tuple[Tensor, Tensor] | None = None
         self._gradients: RecordGradients | None = None
+        self._weights: Array = np.empty(0, dtype=np.float32)
 
     def examine(self, head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Answer:
         """Load the bundle, try it on made-up records, and return the initial weights and the metrics' names."""
@@ -68,9 +69,10 @@ class Worker:
         return {}, {}
 
     def gradients(self, head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Answer:
-        """Return the gradient of each training record at ``rows`` and the given weights, float32 (m, d)."""
+        """Return the gradient of each training record at ``rows``, float32 (m, d), at the weights given last."""
         gradients, rows = self._gradients or _out_of_turn(), arrays["rows"]
-        with gradients.at(arrays["weights"]):
+        self._weights = arrays.get("weights", self._weights)
+        with gradients.at(self._weights):
             gradients.take(rows)
             samples: list[Tensor] = [p.grad_sample for p in gradients.parameters]  # type: ignore[union-attr]
             parts = [each.reshape(len(rows), -1).numpy() for each in samples]

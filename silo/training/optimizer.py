@@ -18,16 +18,26 @@ from opacus.optimizers import DPOptimizer
 from silo_crypto.randomness import Csprng
 
 from silo.training.noise import add_gaussian
-from silo.training.per_record import per_record
+from silo.training.per_record import PerRecord, Streamed, per_record
 
 
 def clipped_sums(parameters: Sequence[torch.nn.Parameter], clipping_norm: float) -> list[torch.Tensor]:
     """Return for each parameter the sum of its per-record gradients, float64 of its shape.
 
-    Each record's gradient, in ``p.grad_sample`` (m, *p.shape) or as factors, is clipped to L2 norm ``clipping_norm``
-    over all parameters. A record whose gradient is not finite, or too large to have a finite norm, contributes 0.
+    Each record's gradient, in ``p.grad_sample`` (m, *p.shape), as factors or part by part, is clipped to L2 norm
+    ``clipping_norm`` over all parameters. A record whose gradient is not finite, or too large to have a finite norm,
+    contributes 0.
     """
-    samples = [per_record(p) for p in parameters]
+    found = [p.grad_sample for p in parameters]  # type: ignore[attr-defined]
+    if not any(isinstance(each, Streamed) for each in found):
+        return _clipped([per_record(p) for p in parameters], clipping_norm)
+    (parts,), total = found, torch.zeros(parameters[0].shape, dtype=torch.float64)
+    for part in parts:
+        total += _clipped([part], clipping_norm)[0]
+    return [total]
+
+
+def _clipped(samples: Sequence[PerRecord], clipping_norm: float) -> list[torch.Tensor]:
     norms = torch.stack([each.squared_norms() for each in samples]).sum(0).sqrt()
     good = torch.isfinite(norms)
     factors = torch.where(good, clipping_norm / norms.clamp(min=clipping_norm), 0.0)

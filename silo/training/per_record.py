@@ -13,6 +13,7 @@ et al. 2023 (book-keeping: no second backward pass).
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -77,6 +78,19 @@ class Outer:
 
 
 PerRecord = Whole | Outer
+
+
+class Streamed:
+    """Per-record gradients of one flat parameter that come in ``parts``, float32 (m_i, d), and are never all here.
+
+    Iterating takes them, once: what was clipped is what is summed.
+    """
+
+    def __init__(self, parts: Iterable[Tensor]) -> None:
+        self._parts = iter(parts)
+
+    def __iter__(self) -> Iterator[Whole]:
+        return map(Whole, self._parts)
 
 
 def per_record(p: nn.Parameter) -> PerRecord:

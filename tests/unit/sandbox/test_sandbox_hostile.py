@@ -289,7 +289,9 @@ def test_its_messages_cannot_write_to_a_terminal(records: Records, home: Path) -
 # Honest code ---------------------------------------------------------------------------------------------------------
 
 
-def test_honest_gradients_and_scores_are_those_of_this_process(records: Records, home: Path) -> None:
+def test_honest_gradients_and_scores_are_those_of_this_process(
+    records: Records, home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from silo.training.evaluate import scores
     from silo.training.gradients import RecordGradients
     from silo.training.model import build_model, flatten
@@ -309,7 +311,11 @@ def test_honest_gradients_and_scores_are_those_of_this_process(records: Records,
         assert confined.metrics == ("auc",)
         assert np.array_equal(confined.tensors(records), targets.numpy())
         confined.split(np.arange(40), np.arange(30, 40))
-        assert np.allclose(confined.gradients(weights, rows), expected, atol=1e-6)
+        assert np.allclose(np.concatenate(list(confined.gradients(weights, rows))), expected, atol=1e-6)
+        monkeypatch.setattr("silo.sandbox.remote._CHUNK_BYTES", 8 * D)
+        parts = list(confined.gradients(weights, np.tile(rows, 2)[:7]))
+        assert [len(part) for part in parts] == [2, 2, 2, 1]
+        assert np.allclose(np.concatenate(parts), np.tile(expected, (2, 1))[:7], atol=1e-6)
         outputs = confined.scores(weights, 10)
         assert np.allclose(outputs, scores(experiment, weights, features[30:], seed=3), atol=1e-6)
         assert confined.measure(outputs, targets.numpy()[30:].astype(float))["auc"] is not None

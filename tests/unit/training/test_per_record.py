@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from silo.training.model import trainable
 from silo.training.optimizer import clipped_sums
-from silo.training.per_record import Outer, PerRecordModule, Whole, per_record
+from silo.training.per_record import Outer, PerRecordModule, Streamed, Whole, per_record
 
 # torch says that the inputs themselves need no gradient; only those of the layers are wanted.
 pytestmark = pytest.mark.filterwarnings("ignore:Full backward hook is firing:UserWarning")
@@ -68,6 +68,16 @@ def test_ghost_clipping_is_clipping(name: str, norm: float) -> None:
         np.testing.assert_allclose(norms.numpy(), expected.numpy(), rtol=1e-4, atol=1e-12)
     for x, y in zip(clipped_sums(ghost, norm), clipped_sums(whole, norm), strict=True):
         np.testing.assert_allclose(x.numpy(), y.detach().numpy(), rtol=1e-4, atol=1e-5 * float(y.abs().max()))
+
+
+def test_gradients_that_come_in_parts_are_clipped_each_by_itself() -> None:
+    torch.manual_seed(0)
+    p, q = nn.Parameter(torch.zeros(40)), nn.Parameter(torch.zeros(40))
+    p.grad_sample = torch.randn(12, 40) * torch.logspace(-3, 2, 12)[:, None]
+    p.grad_sample[5] = torch.nan
+    q.grad_sample = Streamed(torch.split(p.grad_sample, 5))
+    np.testing.assert_allclose(clipped_sums([q], 1.0)[0].numpy(), clipped_sums([p], 1.0)[0].numpy(), rtol=1e-12)
+    assert not clipped_sums([q], 1.0)[0].any(), "they come once"
 
 
 def test_factors_are_kept_where_they_are_fewer() -> None:
