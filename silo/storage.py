@@ -27,10 +27,14 @@ BUSY_SECONDS = 30.0
 def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
     """Write ``content`` to ``path`` so that readers see the old file or the whole new one, also after a power cut.
 
-    The file appears with ``mode``, whatever the umask. Raises :class:`ConfigError` if it cannot be written.
+    The file appears with ``mode``, whatever the umask; what is there and no file (a pipe, ``/dev/null``) is written to,
+    never replaced. Raises :class:`ConfigError` if it cannot be written.
     """
     temporary = ""
     try:
+        if path.exists() and not (path.is_file() or path.is_dir()):
+            path.write_bytes(content)
+            return
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)

@@ -188,3 +188,15 @@ class TestReadOnly:
         database.close()
         with pytest.raises(ConfigError, match="another program"):
             Database(tmp_path / "x.db", 78, TABLES, {}, read_only=True)
+
+
+def test_a_pipe_or_device_is_written_to_and_stays_one(tmp_path):
+    """`silo report --out /dev/null` as root replaced the device by a file, for the whole machine."""
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(tmp_path / "pipe", b"report")
+        assert os.read(reader, 100) == b"report"
+    finally:
+        os.close(reader)
+    assert (tmp_path / "pipe").is_fifo()
