@@ -14,6 +14,12 @@ from silo.log import Entry, verify_checkpoint
 from silo.report import Report
 from silo.report.sections.evidence import subjects
 
+REST = (
+    "everything else in it (record counts, AUC, sizes and times, parameters, each rule's outcome, what memory was "
+    "searched) is carried by no log entry: it is the word of whoever wrote the report"
+)
+"""What an auditor must not take from a check that found nothing wrong."""
+
 
 def confirmed(report: Report, origin: str, entry: Entry, *, where: str) -> list[str]:
     """Return the statements the entry confirms; raise if it contradicts one, or the report names another entry."""
@@ -50,12 +56,18 @@ def signed_heads(report: Report, trust: Trust) -> list[str]:
         if log.checkpoint is None or log.origin not in trust.logs:
             said.append(f"the head of {log.origin} was not checked: no {'key' if log.checkpoint else 'checkpoint'}")
             continue
-        head = verify_checkpoint(log.checkpoint, trust.log(log.origin), trust.others(log.origin))
+        try:
+            head = verify_checkpoint(log.checkpoint, trust.log(log.origin), trust.others(log.origin))
+        except VerificationFailed as error:
+            raise VerificationFailed(
+                f"the head it gives of {log.origin}: {error.what}", where="the report", fix="the report was altered"
+            ) from error
         if log.size != head.size or any(entry.index >= head.size for entry in log.entries):
             raise VerificationFailed(
-                f"it lists entries beyond the {head.size} that were signed",
+                f"it lists a size or entries beyond the {head.size} that were signed",
                 where=log.origin,
                 fix="the report was altered",
             )
-        said.append(f"the head of {log.origin} ({head.size} entries) is signed by its holder")
+        by = f", cosigned by {', '.join(sorted(head.cosigned))}" if head.cosigned else ""
+        said.append(f"the head of {log.origin} ({head.size} entries) is signed by its holder{by}")
     return said

@@ -59,8 +59,14 @@ def rebuild(report: Report, parties: Sequence[Party], *, with_proofs: bool = Fal
             where=f"run {report.run}",
             fix="the report was altered, or the home is of another run: keep both as evidence",
         )
+    read = {log.holder for log in logs}
     backed = {(log.holder, entry.index, entry.subject) for log in logs for entry in log.entries}
     for holder, log in old.items():
+        if holder not in read:
+            if log.entries:
+                count = len(log.entries)
+                unconfirmed.append(f"what {count} entries of {holder} backed: its log is not at hand or does not hold")
+            continue
         for entry in log.entries:
             if (holder, entry.index, entry.subject) not in backed:
                 unconfirmed.append(f"{entry.subject}: entry {entry.index} of {holder} is not evidenced")

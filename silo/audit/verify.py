@@ -57,6 +57,7 @@ class _Work:
     heads: dict[str, Checkpoint] = field(default_factory=dict)
     cosigned: dict[str, tuple[str, ...]] = field(default_factory=dict)
     entries: dict[str, list[Entry]] = field(default_factory=dict)
+    spoilt: set[str] = field(default_factory=set)  # whose log failed step 1 or 2
 
 
 def verify(parties: Sequence[Party], notes: Sequence[str] = ()) -> Verdict:
@@ -121,6 +122,7 @@ def _log(party: Party, kept: Sequence[tuple[str, str]], work: _Work) -> None:
         work.heads[party.name] = party.log.verify(*witnessed)
         work.entries[party.name] = list(party.log.entries())
     except SiloError as error:
+        work.spoilt.add(party.name)
         # Each place on a line of its own: an auditor wants to go to it.
         for fault in _faults(party, witnessed) or [("log.db", error.what)]:
             work.findings.append(Finding(party.name, *fault))
@@ -149,11 +151,12 @@ def _run(run: str, parties: Sequence[Party], work: _Work) -> None:
             work.findings += links.in_silo(party.name, run, rows[party.name])
     aggregator = next(((party.name, rows[party.name]) for party in took_part if party.aggregates), None)
     if aggregator is None:
-        work.unchecked.append(f"run {run}: no aggregator's home was given to compare with")
+        work.unchecked.append(f"run {run}: no aggregator's log at hand that holds, to compare with")
     else:
         named = {str(each.body["silo"]) for each in aggregator[1] if each.kind == "decision"}
         for name in sorted(named - {party.name for party in took_part}):
-            work.unchecked.append(f"run {run}: the home of {name} was not given")
+            why = "does not hold" if name in work.spoilt else "was not given"
+            work.unchecked.append(f"run {run}: the log of {name} {why}")
     silos = {party.name: rows[party.name] for party in took_part if not party.aggregates}
     work.findings += links.between(run, aggregator, silos)
 

@@ -18,7 +18,7 @@ from silo.errors import ConfigError, UsageError, VerificationFailed
 if TYPE_CHECKING:
     from silo.audit import Trust
     from silo.home import Home
-    from silo.log import Entry, Log
+    from silo.log import Entry, Log, Proof
     from silo.report import Report
 
 app = typer.Typer(no_args_is_help=True, help="The logs: what happened, whether it holds, and proofs of it.")
@@ -117,7 +117,8 @@ def verify(
         raise VerificationFailed(f"{first}{rest}", fix="keep the files as evidence; ask the holder")
     if not as_json:
         console().print(
-            f"{len(found.heads)} logs, {found.entries} entries, {len(found.runs)} runs: all that was checked holds"
+            f"{count(len(found.heads), 'log')}, {found.entries} entries, {count(len(found.runs), 'run')}: "
+            "all that was checked holds"
         )
 
 
@@ -158,6 +159,9 @@ def check(
     key: KeysOption = None,
     consortium: ConsortiumOption = None,
     quorum: Annotated[int, typer.Option("--quorum", min=0, help="How many witnesses must have cosigned.")] = 0,
+    page: Annotated[
+        Path | None, typer.Option("--page", help="Also write the report that was checked as a page to read.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check proofs offline with public keys; with a report, also whether its statements are what the entries say.
@@ -166,8 +170,7 @@ def check(
 
     Example: silo audit check report.json settled.tlog-proof --consortium consortium.json
     """
-    from silo.audit.offline import confirmed, signed_heads, unproven
-    from silo.log import Proof
+    from silo.audit.offline import REST, confirmed, signed_heads, unproven
     from silo.log import check as check_proof
 
     trust = _trust(key, consortium)
@@ -182,10 +185,16 @@ def check(
                 raise UsageError("two reports", where=str(path), fix="check one at a time")
             report = _report(content, path)
         else:
-            proofs.append((path, Proof.parse(_text(content, path))))
+            proofs.append((path, _proof(content, path)))
     rows: list[dict[str, Any]] = []
     for path, proof in proofs:
-        checked = check_proof(proof, trust.log(proof.origin), trust.others(proof.origin), quorum=quorum)
+        key_of_log, others = trust.log(proof.origin), trust.others(proof.origin)
+        try:
+            checked = check_proof(proof, key_of_log, others, quorum=quorum)
+        except VerificationFailed as error:
+            raise VerificationFailed(
+                error.what, where=f"{path} ({error.where or proof.origin})", fix=error.fix
+            ) from error
         row: dict[str, Any] = {
             "file": str(path),
             "origin": proof.origin,
@@ -197,6 +206,8 @@ def check(
             row["backs"] = confirmed(report, proof.origin, checked.entry, where=str(path))
         rows.append(row)
     heads = signed_heads(report, trust) if report is not None else []
+    if page is not None:
+        _write_page(report, page)
     rest = unproven(report, [each for row in rows for each in row["backs"]]) if report is not None else []
     if as_json:
         print_json({"proofs": rows, "report": report.run if report else None, "heads": heads, "unproven": rest})
@@ -212,8 +223,13 @@ def check(
             out.print(f"  confirms the report: {subject}", soft_wrap=True)
     for head in heads:
         out.print(f"report: {head}", soft_wrap=True)
+    if report is None:
+        return
     if rest:
         out.print(f"report: no proof was given for {', '.join(rest)}", soft_wrap=True)
+    else:
+        out.print("report: every statement that should have a log entry is confirmed by one", soft_wrap=True)
+    out.print(f"report: {REST}", soft_wrap=True)
 
 
 @app.command()
@@ -288,6 +304,25 @@ def key(home: HomeOption = None, as_json: JsonOption = False) -> None:
             typer.echo(text)
 
 
+def _proof(content: bytes, path: Path) -> Proof:
+    from silo.log import Proof
+
+    try:
+        return Proof.parse(_text(content, path))
+    except VerificationFailed as error:
+        raise VerificationFailed(error.what, where=str(path), fix=error.fix) from error
+
+
+def _write_page(report: Report | None, path: Path) -> None:
+    """Write the page of the facts that were checked: the page that came with them may say something else."""
+    from silo.report import render_html
+    from silo.storage import write_atomically
+
+    if report is None:
+        raise UsageError("there is no report to write", where="--page", fix="give report.json too")
+    write_atomically(path, render_html(report).encode(), mode=0o644)
+
+
 # What the commands share ---------------------------------------------------------------------------------------------
 
 
@@ -324,7 +359,9 @@ def _said(body: Any) -> str:
 
     said = []
     for name, value in sorted(body.items()):
-        if isinstance(value, list):
+        if isinstance(value, dict):
+            text = f"({_said(value)})" if value else ""
+        elif isinstance(value, list):
             text = ",".join(map(str, value))
         elif isinstance(value, str) and value.startswith("sha256:"):
             text = value[:19]

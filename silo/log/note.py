@@ -116,7 +116,10 @@ class VerifierKey:
         try:
             Ed25519PublicKey.from_public_bytes(self.ed25519).verify(signature, message)
         except (InvalidSignature, ValueError) as error:
-            raise VerificationFailed("the signature does not hold", where=self.name) from error
+            what = "the cosignature does not hold" if self.algorithm == COSIGNATURE else "the signature does not hold"
+            raise VerificationFailed(
+                what, where=self.name, fix="what was signed, the signature or the key is another: ask its holder"
+            ) from error
 
 
 @lru_cache(maxsize=4096)
@@ -203,7 +206,7 @@ def verify_checkpoint(
         raise VerificationFailed(
             f"{len(cosigned)} of {quorum} cosignatures ({', '.join(sorted(cosigned)) or 'none'})",
             where=checkpoint.origin,
-            fix="wait for more witnesses",
+            fix="wait for more witnesses, or ask for a later head",
         )
     return Checkpoint(checkpoint.origin, checkpoint.size, checkpoint.root, cosigned)
 

@@ -78,6 +78,10 @@ class Report(Facts):
         for step in self.rounds:
             for name in (*step.participants, *step.dropped):
                 _known(name, permitted, f"round {step.round}")
+        if self.rounds and self.verdict.rounds_completed != len({step.round for step in self.rounds}):
+            raise ValueError(
+                f"the verdict counts {self.verdict.rounds_completed} rounds, the report lists {len(self.rounds)}"
+            )
         for outcome in self.policies.outcomes:
             _known(outcome.silo, set(names), "policies.outcomes")
         for waiver in self.waivers or ():

@@ -110,7 +110,7 @@ def test_a_real_run_holds_and_what_was_not_looked_at_is_said(demo: Path) -> None
     assert said["findings"] == []
     assert set(said["heads"]) == {*TRAINED, "st-elsewhere", "aggregator"}
     alone = silo("audit", "verify", "--home", demo / "homes" / "cleveland", "--json").json
-    assert any("no aggregator's home was given" in each for each in alone["unchecked"])
+    assert any("no aggregator's log at hand" in each for each in alone["unchecked"])
     assert "all that was checked holds" in silo("audit", "verify", "--home", demo).out
 
 
@@ -266,6 +266,39 @@ def test_a_doctored_report_is_caught(
     assert says in silo("audit", "check", doctored, settled(elsewhere), *trust, status=6).line
 
 
+def test_what_no_entry_carries_is_said_and_the_page_is_of_what_was_checked(elsewhere: Path, tmp_path: Path) -> None:
+    report = json.loads((elsewhere / "report.json").read_text())
+    report["silos"][0]["records"] = 2270
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    proofs = sorted((elsewhere / "proofs").iterdir())
+    trust, page = ("--consortium", elsewhere / "consortium.json"), tmp_path / "checked.html"
+    said = silo("audit", "check", tmp_path / "report.json", *proofs, *trust, "--page", page).out
+    assert "every statement that should have a log entry is confirmed by one" in said
+    assert "everything else in it (record counts," in said
+    assert "is signed by its holder, cosigned by aggregator, hungary" in said
+    assert "2,270" in page.read_text() or "2270" in page.read_text()
+    assert "no report to write" in silo("audit", "check", proofs[0], *trust, "--page", page, status=2).line
+
+
+def test_the_file_that_is_wrong_is_named(elsewhere: Path, tmp_path: Path) -> None:
+    proof, trust = settled(elsewhere), ("--consortium", elsewhere / "consortium.json")
+    good = proof.read_text()
+    lines = good.splitlines(keepends=True)
+    spoilt = {
+        "empty": ("", "not a proof file"),
+        "half": (good[:300], "not a proof file"),
+        "entry": (good.replace(lines[1][10:14], "AAAA", 1), ""),
+        "head": (good.replace("\nsilo/cleveland\n", "\nsilo/cleveland\n1", 1), "the signature does not hold"),
+        "cosignature": (good[:-8] + ("A" if good[-8] != "A" else "B") + good[-7:], "the cosignature does not hold"),
+    }
+    for name, (content, what) in spoilt.items():
+        path = tmp_path / f"{name}.tlog-proof"
+        path.write_text(content)
+        line = silo("audit", "check", proof, path, *trust, status=6).line
+        assert line.startswith(f"silo: {path}"), line
+        assert what in line
+
+
 def test_a_doctored_entry_hash_is_caught(elsewhere: Path, tmp_path: Path) -> None:
     proof = settled(elsewhere)
     report = json.loads((elsewhere / "report.json").read_text())
@@ -341,7 +374,7 @@ def test_what_no_given_log_backs_reads_not_evidenced(demo: Path) -> None:
     said = silo("report", demo, "--home", demo / "homes" / "cleveland")
     assert "No log entry backs these statements: not evidenced." in said.out
     assert "<li>decision of hungary</li>" in said.out
-    assert "not evidenced: decision/hungary" in said.err
+    assert "not evidenced: what 11 entries of hungary backed" in said.err
 
 
 def test_a_report_that_a_log_contradicts_is_not_printed(spoilt: Path) -> None:

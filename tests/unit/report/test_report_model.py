@@ -99,6 +99,8 @@ def test_contradictions_between_facts_are_refused() -> None:
     report = sample()
     with pytest.raises(ValidationError, match="same name"):
         changed(silos=(*report.silos, report.silos[0]))
+    with pytest.raises(ValidationError, match="the verdict counts 12 rounds, the report lists 11"):
+        changed(rounds=report.rounds[1:])
     # The refusing silo may not appear in a round.
     stray = report.rounds[0].model_copy(update={"participants": ("cleveland", "lakeside")})
     with pytest.raises(ValidationError, match="lakeside"):
