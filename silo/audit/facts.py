@@ -32,7 +32,7 @@ from silo.errors import ConfigError, SiloError, VerificationFailed
 from silo.log import Entry
 from silo.report import Report
 from silo.report.facts.evidence import Evidence
-from silo.report.facts.governance import Disclosure, Fault, Processing, Unprotected
+from silo.report.facts.governance import AttackTest, Disclosure, Fault, Processing, Unprotected
 from silo.report.facts.parties import Aggregator, Reason, Round, Silo, Verdict
 from silo.report.facts.utility import Auc
 from silo.submission import Submission
@@ -129,6 +129,7 @@ def facts_of(run: str, parties: Sequence[Party]) -> Report:
         policies=policies_of(kept.decisions, _packs(kept)),
         waivers=tuple(waivers_of(kept.decisions)) if kept.decisions else None,
         faults=tuple(_faults(kept)),
+        attack_tests=tuple(_attack_tests(kept)) or None,
         access=access_of(kept.of("run-started")),
         evidence=Evidence(
             code_digest=body.code_digest,
@@ -352,6 +353,23 @@ def _packs(kept: _Kept) -> dict[str, Any]:
             except (SiloError, PolicyError):
                 continue  # changed or gone since: the outcomes stand in signed decisions, without what they cite
     return packs
+
+
+def _attack_tests(kept: _Kept) -> Iterator[AttackTest]:
+    """Yield the audits with canaries (`silo privacy audit --charge`) of the run's code, as the silos logged them."""
+    for party in kept.parties:
+        for entry in party.log.entries("budget-settled"):
+            found = entry.body.get("audit")
+            if isinstance(found, Mapping) and found.get("code_digest") == kept.submission.run.body.code_digest:
+                spent = entry.body
+                yield AttackTest(
+                    who=f"{party.name}, entry {entry.index} of its log",
+                    when=entry.time,
+                    how=f"one-run audit (Steinke, Nasr, Jagielski 2023) of the same code on the silo's own records: "
+                    f"{found['canaries']} canaries, {found['guesses']} guesses, {found['correct']} right",
+                    result=f"epsilon is at least {found['epsilon_lower_bound']:.3f} with "
+                    f"{found['confidence']:.0%} confidence; {spent['epsilon']:g} at delta {spent['delta']:g} is proven",
+                )
 
 
 def _faults(kept: _Kept) -> Iterator[Fault]:

@@ -184,7 +184,7 @@ def _print_tables(console: Console, report: Report, page: Path) -> None:
         before = each.local_auc_before
         after = each.local_auc_after
         silos.add_row(
-            f"{each.display_name} (fictional)" if each.fictional else each.display_name,
+            each.display_name,
             each.decision,
             "-" if each.records is None else str(each.records),
             f"{each.epsilon:.2f}" if each.decision == "permit" else "0",

@@ -161,11 +161,19 @@ def _quote(home: Home, dataset: DataSet, price: float, delta: float, as_json: bo
 
 
 def _log(home: Home, account: Account, found: Audit) -> None:
-    """Record what was spent, as for any other run."""
+    """Record what was spent, as for any other run, and what came of it: reports of runs of this code quote it."""
     spent = {"run": account.run, "population": account.population, "epsilon": found.proven, "delta": found.delta}
     with home.log() as log:
         log.append("budget-reserved", spent)
-        log.append("budget-settled", spent)
+        outcome = {
+            "code_digest": account.code_digest,
+            "canaries": found.canaries,
+            "guesses": found.guesses,
+            "correct": found.correct,
+            "epsilon_lower_bound": found.bound,
+            "confidence": found.confidence,
+        }
+        log.append("budget-settled", {**spent, "audit": outcome})
 
 
 def _report(audits: list[Audit], facts: dict[str, Any], as_json: bool) -> None:

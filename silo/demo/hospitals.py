@@ -76,7 +76,7 @@ def cast(data: Path | None) -> tuple[Hospital, ...]:
         )
         for name in sorted(HOSPITALS)
     )
-    return (*real, Hospital(REFUSER, "St. Elsewhere", "ZZ", MADE_UP, fictional=True, own_pack=OWN_PACK))
+    return (*real, Hospital(REFUSER, "St. Elsewhere (fictional)", "ZZ", MADE_UP, fictional=True, own_pack=OWN_PACK))
 
 
 def write_made_up_records(home: Path) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 import silo.training.optimizer as optimizer_module
+from silo.api.load import digest_of
 from silo.data import HEART
 from silo.home import Home
 from silo.training.audit import ceiling
@@ -97,7 +98,10 @@ def test_an_audit_of_records_is_charged_until_the_budget_refuses(silo: Command, 
     assert silo("budget", "export", "--home", alpha).json["head"] == before
     with Home.open(alpha).log() as log:
         kinds = [str(entry.kind) for entry in log.entries() if str(entry.body.get("run", "")).startswith("audit-")]
+        last = [entry.body for entry in log.entries("budget-settled") if "audit" in entry.body][-1]["audit"]
     assert kinds == ["budget-reserved", "budget-settled"] * 3
+    assert last["epsilon_lower_bound"] == told["audits"][0]["epsilon_lower_bound"]
+    assert last["code_digest"] == digest_of(EXPERIMENT.read_bytes())
 
 
 def test_code_that_no_steward_approved_is_not_run(silo: Command, place: Path, tmp_path: Path) -> None:

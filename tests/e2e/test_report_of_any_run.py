@@ -47,6 +47,7 @@ def test_a_finished_run_from_all_homes_is_whole(federation: Federation, finished
     }
     (refused,) = [each for each in facts["silos"] if each["decision"] == "deny"]
     assert refused["reasons"][0]["pack"] != "not at hand"
+    assert refused["display_name"] == "St. Elsewhere (fictional)"
     assert all(0 < each["epsilon"] < 0.1 for each in facts["silos"] if each["decision"] == "permit")
     assert facts["aggregator"]["has_secret_key"] is False
     assert facts["encryption"]["ratio"] > 1
@@ -78,6 +79,22 @@ def test_one_home_gives_what_that_party_knows(federation: Federation, finished: 
     assert ("budget/cleveland" in backed(facts)) == (who == "cleveland")
     html = silo("report", finished, "--home", home.path).out
     assert "not evidenced" in html
+
+
+def test_an_audit_of_the_same_code_is_quoted(federation: Federation, finished: str) -> None:
+    home = federation.homes["cleveland"]
+    assert report(finished, home.path)["attack_tests"] is None
+    code = federation.setting.submission.run.body.code_digest
+    found = {"canaries": 200, "guesses": 60, "correct": 34, "epsilon_lower_bound": 0.25, "confidence": 0.95}
+    body = {"run": "audit-1", "population": "cleveland-cardiology", "epsilon": 3.0, "delta": 1e-4}
+    with home.log() as log:
+        log.append("budget-settled", {**body, "audit": {**found, "code_digest": "sha256:" + "0" * 64}})
+        log.append("budget-settled", {**body, "audit": {**found, "code_digest": code}})
+        index = len(log) - 1
+    (test,) = report(finished, home.path)["attack_tests"]
+    assert test["who"] == f"cleveland, entry {index} of its log"
+    assert "200 canaries, 60 guesses, 34 right" in test["how"]
+    assert test["result"] == "epsilon is at least 0.250 with 95% confidence; 3 at delta 0.0001 is proven"
 
 
 def test_a_run_that_failed_says_why_and_what_it_cost(federation: Federation) -> None:

@@ -38,7 +38,7 @@ def _lead(report: Report) -> str:
 
 def _refusal(report: Report, silo: Silo) -> Refusal:
     return Refusal(
-        who=text.brief(silo.display_name) + (" (fictional)" if silo.fictional else ""),
+        who=text.brief(silo.display_name),
         messages=tuple(reason.message for reason in silo.reasons),
         reasons=tuple(
             (

@@ -44,7 +44,7 @@ def _refusals(report: Report) -> str:
     for silo in report.refused:
         rules = text.listed([text.brief(reason.rule) for reason in silo.reasons])
         said.append(
-            f"{text.brief(silo.display_name)}{' (fictional)' if silo.fictional else ''} refused under its own policy "
+            f"{text.brief(silo.display_name)} refused under its own policy "
             f"({'rule' if len(silo.reasons) == 1 else 'rules'} {rules}) and took no part."
         )
     return " ".join(said)

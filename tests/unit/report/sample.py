@@ -60,7 +60,7 @@ def sample(rounds: int = 12, silos: int = 4) -> Report:
     ]
     refused = Silo(
         name="lakeside",
-        display_name="Lakeside General",
+        display_name="Lakeside General (fictional)",
         jurisdiction="US-WA",
         fictional=True,
         epsilon=0.0,
