@@ -12,7 +12,7 @@ export FLWR_TELEMETRY_ENABLED := 0
 export FLWR_DISABLE_UPDATE_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint types unit e2e fuzz bench bench-setup clean
+.PHONY: help setup demo test lint types unit e2e test-faults fuzz bench bench-setup clean
 
 help:  ## list these verbs
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -45,6 +45,9 @@ unit: setup  ## unit, vector, property, contract and CLI tests
 
 e2e: setup  ## whole runs on real components
 	@$(PYTEST) tests/e2e $(ARGS)
+
+test-faults: setup  ## kill, cut off and starve every part of a deployment in turn
+	@SILO_FAULTS=all $(PYTEST) tests/e2e/test_resume.py tests/e2e/test_deployment.py $(ARGS)
 
 fuzz: setup  ## fuzz the parsers, guided by coverage (ARGS="--seconds 3600")
 	@$(BIN)/python -m tests.fuzz.wire --seconds 300 $(ARGS)

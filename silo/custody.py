@@ -7,8 +7,9 @@ believed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from silo_crypto import parameters, wire
 from silo_crypto.protocol import Custody, Header
@@ -106,6 +107,34 @@ def threshold_epoch(submission: Submission, members: Sequence[str]) -> Epoch:
 def start_header(start: bytes, chain: bytes) -> Header:
     """Return the header in an attempt's ``start`` with ``chain``, the HMAC of the last aggregate, put in."""
     return replace(Start.decode(start).header, chain=chain)
+
+
+def header_facts(header: Header) -> dict[str, Any]:
+    """Return a header as JSON values."""
+    return {
+        "manifest": header.manifest.hex(),
+        "run": header.run,
+        "epoch": header.epoch,
+        "round": header.round,
+        "attempt": header.attempt,
+        "members": list(header.members),
+        "chain": header.chain.hex(),
+        "nonces": [nonce.hex() for nonce in header.nonces],
+    }
+
+
+def header_of(facts: Mapping[str, Any]) -> Header:
+    """Return the header that :func:`header_facts` wrote."""
+    return Header(
+        bytes.fromhex(facts["manifest"]),
+        facts["run"],
+        facts["epoch"],
+        facts["round"],
+        facts["attempt"],
+        tuple(facts["members"]),
+        bytes.fromhex(facts["chain"]),
+        tuple(bytes.fromhex(nonce) for nonce in facts["nonces"]),
+    )
 
 
 def upload_digest(envelope: bytes) -> str:

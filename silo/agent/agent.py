@@ -15,6 +15,7 @@ from pathlib import Path
 from silo_crypto.errors import CryptoError
 from silo_policies import PolicyError
 
+from silo.agent import memory
 from silo.agent.run import Run
 from silo.errors import BudgetExceeded, PeerError, PolicyDenied, SiloError, VerificationFailed
 from silo.home import Home
@@ -83,11 +84,15 @@ class SiloAgent:
             return 0.0
         return self._home.settings.answer_seconds
 
-    def close(self) -> None:
-        """Forget every run with its keys."""
+    def close(self, *, keep: bool = False) -> None:
+        """Forget every run with its keys; or, with ``keep``, leave each where the next process takes it up."""
         with self._lock:
             for run in self._runs.values():
-                run.close()
+                if keep:
+                    run.suspend()
+                else:
+                    memory.forget(self._home.run_path(run.id))
+                    run.close()
             self._runs.clear()
             self._answered.clear()
 
@@ -95,6 +100,7 @@ class SiloAgent:
         """Answer a new request. A repeated one changes nothing: the last gets its identical bytes again, an older one
         is told so. Transports deliver twice, and whoever recorded a message can send it again."""
         asked = head_digest(packet)
+        self._recall(head)
         before = self._answered.get(head.run, {})
         if asked in before:
             again = before[asked]
@@ -104,8 +110,44 @@ class SiloAgent:
         reply, blobs = self._dispatch(head, packet)
         answer = seal_packet(reply, self._identity, blobs)
         # Only the last answer is kept whole; of the others, that they were given (nothing, once the run was ended).
-        self._answered[head.run] = {**dict.fromkeys(self._answered.get(head.run, {})), asked: answer}
+        # A round's own stay until it is over: an aggregator that was restarted asks for all of them again.
+        kept = self._answered.get(head.run, {})
+        if not isinstance(head, Step | Release | Cosign):
+            kept = dict.fromkeys(kept)
+        self._answered[head.run] = {**kept, asked: answer}
+        self._remember(head.run, head.manifest)
         return answer
+
+    def _remember(self, run: str, manifest: str) -> None:
+        """Write down, before an answer leaves, what was answered and where the run is."""
+        if run in self._runs:
+            noted = self._runs[run].remember()
+        elif any(packet is not None for packet in self._answered.get(run, {}).values()) and self._ended_well(run):
+            noted = memory.Memory(manifest)  # the last answer: the aggregator may ask for it once more
+        else:
+            return
+        noted.answered = self._answered[run]
+        memory.save(self._home.run_directory(run), run, self._identity, noted)
+
+    def _ended_well(self, run: str) -> bool:
+        return (self._home.run_path(run) / memory.FILE).exists()
+
+    def _recall(self, head: Head) -> None:
+        """Take up a run that an earlier process of this silo was in, at its first message to this one."""
+        if head.run in self._runs or head.run in self._answered:
+            return
+        noted = memory.load(self._home.run_path(head.run), head.run, head.manifest, self._identity)
+        if noted is None:
+            return
+        self._answered[head.run] = noted.answered
+        if not noted.facts or run_stopped(self._home, head.run) is not None:
+            return
+        common = Common(run=head.run, manifest=head.manifest, sender=self._identity.name, re="")
+        try:
+            self._runs[head.run] = Run.resumed(self._home, self._identity, common, noted)
+        except Exception:
+            memory.forget(self._home.run_path(head.run))
+            raise
 
     def _dispatch(self, head: Head, packet: Packet) -> tuple[Head, dict[str, bytes]]:
         common = Common(run=head.run, manifest=head.manifest, sender=self._identity.name, re=head_digest(packet))
@@ -170,6 +212,7 @@ class SiloAgent:
         """End a run without a model: its keys and its answers are gone, what was charged stays charged."""
         del self._runs[run.id]
         self._answered.pop(run.id, None)
+        memory.forget(self._home.run_path(run.id))
         run.close()
 
     def _fault(self, error: Exception, head: Head | None, packet: Packet) -> Packet:

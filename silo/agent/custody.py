@@ -63,6 +63,22 @@ class Session(Protocol):
         """The key behind MAC, chain and model tags, which every silo of the epoch holds and the aggregator lacks."""
         ...
 
+    def able(self, header: Header) -> bool:
+        """Say whether this silo can encrypt under a header that :meth:`begin` returned."""
+        ...
+
+    def export(self) -> bytes:
+        """Return what :meth:`resume` needs in another process: only to be stored encrypted. Empty: no keys yet."""
+        ...
+
+    def resume(self, exported: bytes) -> None:
+        """Go on with the keys of an earlier process."""
+        ...
+
+    def suspend(self) -> None:
+        """Let go of files; keys stay where they are stored."""
+        ...
+
     def close(self) -> None:
         """Forget every key."""
         ...
@@ -143,6 +159,22 @@ class SharedSession:
             own=self._identity.name if own else None,
         )
 
+    def able(self, header: Header) -> bool:
+        """Always: a header needs nothing that only one process knows."""
+        return self._identity.name in header.members
+
+    def export(self) -> bytes:
+        """Return the epoch's key."""
+        return b"" if self._key is None else self._key.export()
+
+    def resume(self, exported: bytes) -> None:
+        """Go on with the epoch's key."""
+        if exported:
+            self._key = SharedKey.restore(self._parameters, self._header, exported)
+
+    def suspend(self) -> None:
+        """There is no file to let go of."""
+
     @property
     def group(self) -> GroupKey:
         """The epoch's group key."""
@@ -181,6 +213,7 @@ class ThresholdSession:
         self._ceremony = Ceremony(self._epoch, self._party, self._state)
         self._silo: ThresholdSilo | None = None
         self._group: GroupKey | None = None
+        self._able = False
 
     def step(self, name: str, number: int, blobs: Mapping[str, bytes]) -> StepAnswer:
         """``deal``, ``test``, ``check`` (and ``blame``) set keys up; ``confirm`` and ``share`` open a round's sum."""
@@ -224,9 +257,30 @@ class ThresholdSession:
         header = replace(start.header, chain=chain)
         if (header.run, header.round, header.attempt) != (self._submission.run.body.run, number, attempt):
             raise VerificationFailed("the start is of another attempt", where=f"round {number}")
-        if self._identity.name not in header.members:
-            return header  # no nonce of this silo arrived: it follows the run, and uploads again next time
+        self._able = self._identity.name in header.members and self._held().made(header)
+        if not self._able:
+            # No nonce of this silo arrived, or it is of a process that was killed: it follows the run without an
+            # upload, and with a new nonce it uploads again next time.
+            return self._held().follow(replace(start, header=header).encode(), chain)
         return self._held().begin(replace(start, header=header).encode(), chain)
+
+    def able(self, header: Header) -> bool:
+        """Say whether the nonce in the header is this process's."""
+        return self._able
+
+    def export(self) -> bytes:
+        """Return a mark that the ceremony is over: the keys themselves lie in ``shares.db``, sealed."""
+        return b"" if self._silo is None else b"tested"
+
+    def resume(self, exported: bytes) -> None:
+        """Go on with the keys that ``shares.db`` holds."""
+        if exported:
+            self._complete()
+
+    def suspend(self) -> None:
+        """Close the file of shares; what is in it stays."""
+        self._silo = None
+        self._state.close()
 
     def upload(self, header: Header, values: Fields) -> bytes:
         """Encrypt the values with presence and MAC, and sign the envelope."""

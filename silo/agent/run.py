@@ -28,12 +28,13 @@ from silo_policies import Decision, Facts, Moment, Outcome, ReleaseFacts, sign
 from silo.agent.custody import Session, model_tag, session_for
 from silo.agent.disclosure import CELLS, DELTA_SHARE, candidates, noise_multiplier, noised_records, rounded
 from silo.agent.facts import choose_dataset, gate_of, gather, reserve
+from silo.agent.memory import Memory
 from silo.agent.prepare import DataError, Examined, Prepared, confine, examine, prepare
 from silo.agent.release import require_agreement, seal_release
 from silo.audit import Trust, Witnessing
 from silo.audit.witnessing import BLOB, decode, encode
 from silo.canonical import canonical_bytes, digest_of
-from silo.custody import EPOCH, upload_digest
+from silo.custody import EPOCH, header_facts, header_of, upload_digest
 from silo.errors import BudgetExceeded, ConfigError, PolicyDenied, VerificationFailed
 from silo.home import Home
 from silo.ledger import Head as LedgerHead
@@ -88,12 +89,15 @@ class Run:
         self._sent: _Sent | None = None
         self._rounds = 0
         self._finished = False
+        self._restarted = False
         self._session: Session | None = None
         self._members: tuple[str, ...] = ()
         self._uploaders: tuple[str, ...] = ()
         self._reservation: Reservation | None = None
         self._records = ExitStack()  # log and witness memory: open until the run's last head is cosigned
         self._opened = ExitStack()  # the rest that is open; each undone in reverse
+        self._child = ExitStack()  # the process of the experiment's code, which ends with this one's part in the run
+        self._opened.callback(self._child.close)
         self._witnessing: Witnessing | None = None
 
     # 1. Decide -------------------------------------------------------------------------------------------------------
@@ -117,20 +121,26 @@ class Run:
         )
         # Experiment code runs only when a steward approved these bytes, and sees records only after a permit.
         if self._home.approved(run.code_digest):
-            confined = self._opened.enter_context(confine(self._home))
-            self._examined = self._guarded(lambda: examine(submission, self._dataset, self._home.path, confined))
+            self._examined = self._examine()
         outcome, decision = self._decide("accept", round_number=0)
         if outcome.permitted and self._examined is not None:
             examined = self._examined
             self._prepared = self._guarded(lambda: prepare(submission, self._dataset, examined))
             self._model: Vector = examined.initial
             self.permitted = True
-            confinement = list(examined.confined.means.in_force)
-            self._log.append("run-started", {"run": run.run, "digest": run.digest, "confinement": confinement})
+            self._log_start()
         else:
             self._log.append("refusal", {"run": run.run, "digest": decision.body.digest, "what": "denied by policy"})
             self.close()
         return InviteReply(**self._common, decision=decision.to_dict())
+
+    def _log_start(self) -> None:
+        confinement = list(self._seen.confined.means.in_force)
+        self._log.append("run-started", {"run": self.id, "digest": self._manifest, "confinement": confinement})
+
+    def _examine(self) -> Examined:
+        confined = self._child.enter_context(confine(self._home))
+        return self._guarded(lambda: examine(self._submission, self._dataset, self._home.path, confined))
 
     def _keep(self, submission: Submission) -> None:
         """Keep the submission; an id stands for one manifest, whose evidence no later one may overwrite."""
@@ -207,7 +217,7 @@ class Run:
         answer = self._session.step(head.step, head.round, blobs)
         if "share" in answer.blobs:
             body = {"run": self.id, "round": head.round, "attempt": head.attempt, "silo": self._identity.name}
-            self._log.append("share", {**body, "digest": upload_digest(answer.blobs["share"])})
+            self._note("share", {**body, "digest": upload_digest(answer.blobs["share"])})
         reply = StepReply(**common, step=head.step, confirmation=answer.confirmation)
         return reply, dict(answer.blobs)
 
@@ -240,9 +250,7 @@ class Run:
         self._session = session_for(self._submission, members, self._identity, self._home.shares_path)
         self._opened.callback(self._session.close)
         self._log.append("key-epoch", {"run": self.id, "epoch": EPOCH, "members": list(members)})
-        memory = self._records.enter_context(Witness(self._home.path / FILE))
-        trust = Trust.of_manifest(self._submission.consortium.body)
-        self._witnessing = Witnessing(self._log, self._identity, memory, trust, self.id)
+        self._begin_witnessing(0)
 
     # 3. Rounds -------------------------------------------------------------------------------------------------------
 
@@ -275,13 +283,15 @@ class Run:
             metrics=before,
         )
         following = dict(session.next_blobs(head.round + 1))
-        if self._identity.name not in header.members:
+        if not session.able(header) or self._held().find(head.round, head.attempt) is not None:
+            # The second: this silo was killed after it charged the attempt, and what it charged for is lost. It follows
+            # the run without an upload; another one would be another release.
             return reply, {**following, **self._packet()}
         upload, steps = self._contribute(session, header)
         # Charged durably before a byte can leave: a crash from here on over-charges, never under-charges.
         digest = upload_digest(upload)
         self._ledger.charge(self._held(), head.round, head.attempt, steps, upload_digest=digest)
-        self._log.append(
+        self._note(
             "upload",
             {
                 "run": self.id,
@@ -330,7 +340,7 @@ class Run:
         self._chain = chain(session.group, header, sums)
         self._uploaders = tuple(previous.uploaders)
         self._sent = None
-        self._log.append(
+        self._note(
             "aggregate",
             {
                 "run": self.id,
@@ -474,6 +484,11 @@ class Run:
         self._witness(blobs, enough=False)
         return Cosigned(**common), self._packet()
 
+    def _begin_witnessing(self, after: int) -> None:
+        memory = self._records.enter_context(Witness(self._home.path / FILE))
+        trust = Trust.of_manifest(self._submission.consortium.body)
+        self._witnessing = Witnessing(self._log, self._identity, memory, trust, self.id, after=after)
+
     def _witness(self, blobs: Mapping[str, bytes], *, enough: bool) -> None:
         """Cosign the heads that came along; a log that did not only grow is named, and this silo goes no further.
 
@@ -496,6 +511,12 @@ class Run:
 
     # Housekeeping ----------------------------------------------------------------------------------------------------
 
+    def _note(self, kind: str, body: Mapping[str, Any]) -> None:
+        """Write a step of a round into the log; after a restart, unless the process before wrote the very same."""
+        if self._restarted and any(entry.body == body for entry in self._log.entries(kind, run=self.id)):
+            return
+        self._log.append(kind, body)
+
     def require(self, manifest: str) -> None:
         """Raise unless a message is of this run's manifest."""
         if manifest != self._manifest:
@@ -504,6 +525,86 @@ class Run:
     def record_fault(self, what: str) -> None:
         """Write a fault into the silo's log."""
         self._log.append("fault", {"run": self.id, "what": what[:500]})
+
+    def remember(self) -> Memory:
+        """Return what :meth:`resumed` needs to go on in another process."""
+        sent, session = self._sent, self._session
+        facts: dict[str, Any] = {
+            "members": list(self._members),
+            "uploaders": list(self._uploaders),
+            "chain": self._chain.hex(),
+            "sent": None if sent is None else {"header": header_facts(sent.header), "uploaded": sent.uploaded},
+            "rounds": self._rounds,
+            "finished": self._finished,
+            "witnessed": 0 if self._witnessing is None else self._witnessing.last,
+        }
+        blobs = {"model": self._model.tobytes(), "session": b"" if session is None else session.export()}
+        blobs |= {f"server/{name}": array.tobytes() for name, array in self._ready.mechanism.state().items()}
+        return Memory(self._manifest, facts, blobs)
+
+    @classmethod
+    def resumed(cls, home: Home, identity: Identity, common: Common, memory: Memory) -> Run:
+        """Return the run that an earlier process of this silo was in; raises if it may not go on.
+
+        Code, approval and records are read and checked anew; the ledger says what was charged.
+        """
+        run = cls(home, identity, common)
+        try:
+            run._resume(memory)
+        except BaseException:
+            run.suspend()
+            raise
+        return run
+
+    def _resume(self, memory: Memory) -> None:
+        self._folder = self._home.run_directory(self.id)
+        self._submission = submission = Submission.load(self._folder)
+        manifest = submission.run.body
+        submission.check(now=datetime.now(UTC), pinned=manifest.consortium)
+        if not manifest.digest == self._manifest == memory.manifest or not self._home.approved(manifest.code_digest):
+            raise VerificationFailed("the run on file is another one, or approved no more", where=f"run {self.id}")
+        self._log = self._records.enter_context(self._home.log())
+        self._dataset = choose_dataset(self._home, manifest.purpose)
+        self._examined = examined = self._examine()
+        self._prepared = self._guarded(lambda: prepare(submission, self._dataset, examined))
+        facts, blobs = memory.facts, memory.blobs
+        self._model = np.frombuffer(blobs["model"], dtype=np.float32).copy()
+        self._members, self._uploaders = tuple(facts["members"]), tuple(facts["uploaders"])
+        self._chain, self._rounds, self._finished = bytes.fromhex(facts["chain"]), facts["rounds"], facts["finished"]
+        if facts["sent"] is not None:
+            self._sent = _Sent(header_of(facts["sent"]["header"]), facts["sent"]["uploaded"])
+        self.permitted = self._restarted = True
+        if not self._members:
+            return
+        self._ledger = self._opened.enter_context(self._home.ledger())
+        self._refuse_a_rolled_back_ledger()
+        reservation = self._ledger.reservation(self._dataset.population, self.id)
+        self._reservation = reservation
+        self._opened.callback(self._give_back)
+        state = {
+            name.removeprefix("server/"): np.frombuffer(blob, dtype=np.float64).copy()
+            for name, blob in blobs.items()
+            if name.startswith("server/")
+        }
+        self._prepared.mechanism.resume(state, reservation.charged)
+        self._session = session_for(submission, self._members, self._identity, self._home.shares_path)
+        self._opened.callback(self._session.close)
+        self._session.resume(blobs["session"])
+        self._begin_witnessing(facts["witnessed"])
+        self._log_start()
+
+    def suspend(self) -> None:
+        """Close files and settle nothing: the run goes on in another process."""
+        self._opened.pop_all()
+        self._child.close()
+        if self._session is not None:
+            self._session.suspend()
+        ledger = getattr(self, "_ledger", None)
+        if ledger is not None:
+            ledger.close()
+        self._records.close()
+        self.permitted = False
+        self._session = self._reservation = None
 
     def retire(self) -> None:
         """Forget keys, settle the budget and close the ledger, each whether or not the one before succeeded."""

@@ -14,15 +14,15 @@ import base64
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from silo_crypto.protocol import Header
 from silo_policies import PolicyError
 
+from silo.aggregator import checkpoint
 from silo.aggregator.blind import secrets_held
+from silo.aggregator.checkpoint import Pending, State
 from silo.aggregator.custody import Collector, collector_for
 from silo.aggregator.events import Events
 from silo.audit import Trust, Witnessing
@@ -68,6 +68,7 @@ FINISH_SECONDS = 300.0
 ABORT_SECONDS = 10.0
 WITNESS_SECONDS = 120.0  # how long a run pauses for want of cosignatures before it is given up
 PAUSE_SECONDS = 2.0
+FIND_SECONDS = 60.0  # how long a run that was cut off waits for silos to connect again
 
 R = TypeVar("R", bound=Head)
 
@@ -86,27 +87,6 @@ class Exchange(Protocol):
     ) -> dict[str, Packet | None]: ...
 
 
-@dataclass
-class _Pending:
-    """The aggregate that the silos have not seen yet."""
-
-    header: Header
-    uploaders: list[str]
-    aggregate: bytes
-
-
-@dataclass
-class _State:
-    """What a run has come to. Public facts only. ``following``: the members that did every round so far."""
-
-    members: list[str] = field(default_factory=list)
-    following: list[str] = field(default_factory=list)
-    chain: bytes = bytes(32)
-    pending: _Pending | None = None
-    rounds: list[dict[str, Any]] = field(default_factory=list)
-    faults: list[dict[str, Any]] = field(default_factory=list)
-
-
 class Aggregator:
     """Runs one submission to its end and leaves ``result.json`` in the run's directory."""
 
@@ -120,14 +100,13 @@ class Aggregator:
         self._directory = home.run_directory(self._run.run)
         self._events = Events(self._directory / "events.jsonl")
         self._nodes: dict[str, str] = {}
-        self._decisions: dict[str, dict[str, Any]] = {}
-        self._state = _State()
+        self._state = State()
+        self._restarted = False
+        self._asked: dict[str, dict[str, Packet]] = {}  # since the last checkpoint: to be asked again, byte for byte
         consortium = submission.consortium.body
         self._quorum = consortium.witness_quorum
         self._memory = Witness(home.path / FILE)
-        self._witnessing = Witnessing(
-            self._log, self._identity, self._memory, Trust.of_manifest(consortium), self._run.run
-        )
+        self._witnessing = self._witness_after(0)
         self._packets: dict[str, dict[str, Any]] = {}  # the silos' witness packets of the last exchange, to pass on
 
     @classmethod
@@ -138,14 +117,11 @@ class Aggregator:
 
     def run(self, exchange: Exchange) -> None:
         """Run to the end. Raises the error that ended it, after telling every silo and writing it down."""
-        self._log.append("manifest", {"digest": self._digest, "run": self._run.run, "consortium": self._run.consortium})
         try:
-            self._submission.check(now=datetime.now(UTC), pinned=self._home.consortium().body.digest)
-            self._invite(exchange)
-            collector = collector_for(self._submission, self._state.members)
-            self._set_up(exchange, collector)
-            for number in range(1, self._run.rounds + 1):
+            collector = self._begin(exchange)
+            for number in range(len(self._state.rounds) + 1, self._run.rounds + 1):
                 self._round(exchange, collector, number)
+                self._save(collector)
                 self._await_witnesses(exchange, number)
             result = self._finish(exchange, collector)
         except Interrupted:
@@ -154,6 +130,7 @@ class Aggregator:
             self._log.append("fault", {"run": self._run.run, "what": str(error)[:500] or type(error).__name__})
             self._events.emit("failed", what=str(error))
             write_failure(self._directory, error)
+            checkpoint.forget(self._directory)
             self._abort(exchange, exchange.nodes(), "the run ended without a model")
             raise
         finally:
@@ -161,17 +138,58 @@ class Aggregator:
             self._memory.close()
             self._log.close()
         write_atomically(self._directory / RESULT, json.dumps(result, indent=2, sort_keys=True).encode())
+        checkpoint.forget(self._directory)
+
+    def _begin(self, exchange: Exchange) -> Collector:
+        """Bring the run to its next round: from the start, or from where a process that was killed left it."""
+        self._submission.check(now=datetime.now(UTC), pinned=self._home.consortium().body.digest)
+        before = checkpoint.load(self._directory, self._digest)
+        if before is not None:
+            self._state, exported = before
+            self._restarted = True
+            self._asked = checkpoint.load_asked(self._directory, self._state)
+            self._witnessing = self._witness_after(self._state.witnessed)
+            self._find(exchange)
+            collector = collector_for(self._submission, self._state.members)
+            collector.resume(exported)
+            self._events.emit("resumed", round=len(self._state.rounds) + 1, members=self._state.members)
+            return collector
+        self._log.append("manifest", {"digest": self._digest, "run": self._run.run, "consortium": self._run.consortium})
+        self._invite(exchange)
+        collector = collector_for(self._submission, self._state.members)
+        self._set_up(exchange, collector)
+        self._save(collector)
+        return collector
+
+    def _save(self, collector: Collector) -> None:
+        """Write down where the run is: between two rounds."""
+        self._state.witnessed = self._witnessing.last
+        self._asked = {}
+        checkpoint.save(self._directory, self._digest, self._state, collector.export())
+
+    def _witness_after(self, number: int) -> Witnessing:
+        trust = Trust.of_manifest(self._submission.consortium.body)
+        return Witnessing(self._log, self._identity, self._memory, trust, self._run.run, after=number)
+
+    def _find(self, exchange: Exchange) -> None:
+        """Learn behind which node each member is now: repeat the invitation, whose answer they gave before."""
+        deadline = time.monotonic() + FIND_SECONDS
+        while True:
+            packet = self._invitation()
+            answers = exchange.exchange(dict.fromkeys(exchange.nodes(), packet), training=False, seconds=STEP_SECONDS)
+            for node, answer in answers.items():
+                if answer is not None and (name := sender_of(answer)) in self._state.members:
+                    open_packet(answer, self._submission.member(name), run=self._run.run, manifest=self._digest)
+                    self._nodes[name] = node
+            if set(self._state.following) <= self._nodes.keys() or time.monotonic() > deadline:
+                break
+            time.sleep(1.0)
+        self._state.following = [name for name in self._state.following if name in self._nodes]
 
     # 1. Invite: every silo decides -----------------------------------------------------------------------------------
 
     def _invite(self, exchange: Exchange) -> None:
-        submission = self._submission
-        head = Invite(
-            **self._common(),
-            consortium_document=submission.consortium.to_dict(),
-            run_document=submission.run.to_dict(),
-        )
-        packet = seal_packet(head, self._identity, {"bundle": submission.bundle})
+        submission, packet = self._submission, self._invitation()
         nodes = exchange.nodes()
         self._events.emit("inviting", nodes=len(nodes), rounds=self._run.rounds)
         answers = exchange.exchange(dict.fromkeys(nodes, packet), training=False, seconds=INVITE_SECONDS)
@@ -182,7 +200,7 @@ class Aggregator:
         self._state.members.sort()
         self._state.following = list(self._state.members)
         permitted = len(self._state.members)
-        silent = [name for name in self._run.members if name not in self._decisions]
+        silent = [name for name in self._run.members if name not in self._state.decisions]
         if permitted < self._run.minimum_silos <= permitted + len(silent):
             raise failed or PeerError(
                 f"{', '.join(silent)} did not answer; {permitted} silos permit the run, {self._run.minimum_silos} are "
@@ -193,10 +211,19 @@ class Aggregator:
         if permitted < self._run.minimum_silos:
             raise PolicyDenied(
                 f"{permitted} of {len(self._run.members)} silos permit the run, {self._run.minimum_silos} are needed"
-                + _first_reason(submission, self._decisions),
+                + _first_reason(submission, self._state.decisions),
                 where=f"run {self._run.run}",
                 fix="`silo policy explain` shows each silo's rules; change the experiment, not the policy",
             )
+
+    def _invitation(self) -> Packet:
+        submission = self._submission
+        head = Invite(
+            **self._common(),
+            consortium_document=submission.consortium.to_dict(),
+            run_document=submission.run.to_dict(),
+        )
+        return seal_packet(head, self._identity, {"bundle": submission.bundle})
 
     def _hear(self, node: str, answer: Packet, request: Packet) -> SiloError | None:
         """Take one node's decision on record. A silo that cannot decide is no reason for the others not to train: its
@@ -212,7 +239,7 @@ class Aggregator:
             raise VerificationFailed(f"{name} sent {reply.kind!r}, not an answer to what it was asked")
         decision = self._submission.decision(reply.decision, name)
         self._nodes[name] = node
-        self._decisions[name] = reply.decision
+        self._state.decisions[name] = reply.decision
         write_atomically(self._directory / f"decision-{name}.json", json.dumps(reply.decision, sort_keys=True).encode())
         self._log.append(
             "decision",
@@ -231,7 +258,7 @@ class Aggregator:
     # 2. Key set-up ---------------------------------------------------------------------------------------------------
 
     def _set_up(self, exchange: Exchange, collector: Collector) -> None:
-        decisions = [self._decisions[name] for name in self._state.members]
+        decisions = [self._state.decisions[name] for name in self._state.members]
 
         def ask(
             step: str, blobs: Mapping[str, Mapping[str, bytes]]
@@ -288,15 +315,15 @@ class Aggregator:
         state.following = sorted(answers)
         self._agree({name: (reply.chain, reply.model) for name, (reply, _) in answers.items()}, number)
         header = collector.header(number, attempt, state.chain)
-        uploads: dict[str, Mapping[str, bytes]] = {}
+        replies: dict[str, Mapping[str, bytes]] = {}
         for name, (reply, answer) in answers.items():
             if (reply.round, reply.attempt) != (number, attempt):
                 raise VerificationFailed(f"{name} answered another round than {number}")
-            if "upload" in answer.blobs:
-                uploads[name] = answer.blobs
-        if len(uploads) < self._run.minimum_silos:
+            replies[name] = answer.blobs
+        uploaded = sum("upload" in blobs for blobs in replies.values())
+        if uploaded < self._run.minimum_silos:
             raise PeerError(
-                f"{len(uploads)} silos uploaded, {self._run.minimum_silos} are needed",
+                f"{uploaded} silos uploaded, {self._run.minimum_silos} are needed",
                 where=f"round {number}",
                 fix="see the faults in the aggregator's log, then submit the run again",
             )
@@ -306,14 +333,14 @@ class Aggregator:
         ) -> dict[str, tuple[StepReply, Mapping[str, bytes]]]:
             return self._step(exchange, step, number, attempt, blobs)
 
-        collected = collector.collect(header, uploads, ask)
+        collected = collector.collect(header, replies, ask)
         uploaders = collected.uploaders
-        state.pending = _Pending(header, uploaders, collected.aggregate)
+        state.pending = Pending(header, uploaders, collected.aggregate)
         place = {"run": self._run.run, "round": number, "attempt": attempt}
         added = {**place, "digest": digest_of(collected.aggregate), "silos": uploaders}
-        uploaded = [("upload", {**place, "silo": name, "digest": each}) for name, each in collected.digests.items()]
-        self._log.extend([*uploaded, ("aggregate", added)])
-        sizes = [len(uploads[name]["upload"]) for name in uploaders]
+        taken = [("upload", {**place, "silo": name, "digest": each}) for name, each in collected.digests.items()]
+        self._note([*taken, ("aggregate", added)])
+        sizes = [len(replies[name]["upload"]) for name in uploaders]
         dropped = [name for name in state.members if name not in uploaders]
         state.rounds.append(
             {
@@ -377,7 +404,7 @@ class Aggregator:
         return {
             "run": self._run.run,
             "manifest": self._digest,
-            "decisions": self._decisions,
+            "decisions": self._state.decisions,
             "members": state.members,
             "rounds": state.rounds,
             "faults": state.faults,
@@ -454,6 +481,7 @@ class Aggregator:
         A silo that is silent or reports that it could not is a fault and is left out. A fault of verification at a silo
         ends the run: a silo that saw a bad aggregate has destroyed the epoch's key.
         """
+        packets = self._repeated(packets)
         nodes = {self._nodes[name]: name for name in packets}
         answers = exchange.exchange(
             {node: packets[name] for node, name in nodes.items()}, training=training, seconds=seconds
@@ -482,6 +510,32 @@ class Aggregator:
         if failed is not None and len(found) < min(len(packets), needed):
             raise failed
         return dict(sorted(found.items()))
+
+    def _repeated(self, packets: Mapping[str, Packet]) -> Mapping[str, Packet]:
+        """Return what was asked before, if a process that was killed asked it; else write down what is asked now.
+
+        A request carries fresh witness packets, so asking anew would be another request, to which a silo that answered
+        the first may give no other answer.
+        """
+        label = checkpoint.label_of(next(iter(packets.values()))) if packets else None
+        if label is None or not self._state.members:
+            return packets
+        before = self._asked.get(label)
+        if self._restarted and before is not None:
+            del self._asked[label]
+            return {name: before.get(name, packet) for name, packet in packets.items()}
+        if checkpoint.exists(self._directory):
+            self._asked[label] = dict(packets)
+            checkpoint.save_asked(self._directory, self._asked, self._state)
+        return packets
+
+    def _note(self, steps: Sequence[tuple[str, Mapping[str, Any]]]) -> None:
+        """Write steps of a round into the log; after a restart, unless the process before wrote the very same."""
+        if self._restarted:
+            kinds = {kind for kind, _ in steps}
+            there = [(str(entry.kind), entry.body) for entry in self._log.entries(*kinds, run=self._run.run)]
+            steps = [step for step in steps if step not in there]
+        self._log.extend(steps)
 
     def _fault(self, name: str, what: str) -> None:
         number = len(self._state.rounds) + 1

@@ -53,7 +53,15 @@ class Collector(Protocol):
         ...
 
     def collect(self, header: Header, replies: Mapping[str, Blobs], ask: Ask) -> Collected:
-        """Check and add the uploads among ``replies``, and open nothing."""
+        """Check and add the uploads among ``replies``, and open nothing. Who only follows replies without one."""
+        ...
+
+    def export(self) -> dict[str, str]:
+        """Return, between two rounds, what :meth:`resume` needs in another process: public values by name."""
+        ...
+
+    def resume(self, exported: Mapping[str, str]) -> None:
+        """Go on from what :meth:`export` gave."""
         ...
 
 
@@ -105,7 +113,7 @@ class SharedCollector:
 
         adder = SharedAdder(self._parameters, header, length=self._length, minimum=self._minimum)
         digests: dict[str, str] = {}
-        for name, blobs in replies.items():
+        for name, blobs in _with_upload(replies):
             payload = wire.unpack(
                 blobs["upload"],
                 kind=labels.UPLOAD,
@@ -117,6 +125,13 @@ class SharedCollector:
             adder.add(name, payload)
             digests[name] = upload_digest(blobs["upload"])
         return Collected(sorted(adder.senders), adder.aggregate(), digests)
+
+    def export(self) -> dict[str, str]:
+        """Nothing: the manifest says it all."""
+        return {}
+
+    def resume(self, exported: Mapping[str, str]) -> None:
+        """There is nothing to go on from."""
 
 
 class ThresholdCollector:
@@ -171,7 +186,7 @@ class ThresholdCollector:
         self._nonces = {name: blobs["nonce"] for name, blobs in replies.items() if "nonce" in blobs}
         adder = threshold_adder.ThresholdAdder(self._epoch, header, self._length, self._verifiers)
         digests: dict[str, str] = {}
-        for name, blobs in replies.items():
+        for name, blobs in _with_upload(replies):
             adder.add(name, self._payload(blobs["upload"], labels.UPLOAD, header, name, adder.layout.payload_bytes))
             digests[name] = upload_digest(blobs["upload"])
         proposal = adder.proposal()
@@ -186,6 +201,14 @@ class ThresholdCollector:
             )
         self._share(adder, header, ask)
         return Collected(list(adder.uploaders), adder.aggregate(), digests)
+
+    def export(self) -> dict[str, str]:
+        """Return the nonces for the next attempt."""
+        return {name: nonce.hex() for name, nonce in self._nonces.items()}
+
+    def resume(self, exported: Mapping[str, str]) -> None:
+        """Take the nonces for the next attempt."""
+        self._nonces = {name: bytes.fromhex(nonce) for name, nonce in exported.items()}
 
     def _share(self, adder: threshold_adder.ThresholdAdder, header: Header, ask: Ask) -> None:
         """Ask sets of T silos for shares until one set is complete; who did not answer is not asked again."""
@@ -218,6 +241,10 @@ class ThresholdCollector:
             verifier=self._verifiers[name],
             length=length,
         )
+
+
+def _with_upload(replies: Mapping[str, Blobs]) -> list[tuple[str, Blobs]]:
+    return [(name, blobs) for name, blobs in replies.items() if "upload" in blobs]
 
 
 def _all(answers: Answers, names: Sequence[str]) -> Answers:

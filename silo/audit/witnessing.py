@@ -33,6 +33,7 @@ LABEL = b"silo/v1/witness"
 BLOB = "witness"
 MAX_PARTIES = 1024
 MAX_BYTES = 4 << 20
+RESTART = 1000
 FRESH = 2  # a cosignature counts for the heads of the last two exchanges
 Packet = Mapping[str, Any]
 _FIELDS = {"number", "offer", "seen", "cosigned", "signature"}
@@ -41,13 +42,17 @@ _FIELDS = {"number", "offer", "seen", "cosigned", "signature"}
 class Witnessing:
     """One party's part in witnessing during a run: :meth:`packet` once an exchange, :meth:`receive` what came of it."""
 
-    def __init__(self, log: Log, signer: NoteSigner, memory: Witness, trust: Trust, run: str) -> None:
+    def __init__(
+        self, log: Log, signer: NoteSigner, memory: Witness, trust: Trust, run: str, *, after: int = 0
+    ) -> None:
         self._log = log
         self._signer = signer
         self._memory = memory
         self._trust = trust
         self._run = run
         self._number = 0
+        # A party that was restarted counts on from its last packet on record; it may have sent a few more.
+        self._after = after + RESTART if after else 0
         self._numbers: dict[str, int] = {}  # by party: of the last packet that was taken
         self._offered: deque[int] = deque(maxlen=FRESH)  # who received the last exchange has seen one of these
         self._told: dict[str, int] = {}  # who did not says what it saw instead
@@ -56,6 +61,11 @@ class Witnessing:
         self._cosigned: dict[str, str] = {}
         self._cosigners: tuple[str, ...] = ()
         self._standing: dict[str, set[str]] = {}
+
+    @property
+    def last(self) -> int:
+        """The number of the last packet."""
+        return self._after + self._number
 
     @property
     def cosigners(self) -> tuple[str, ...]:
@@ -94,9 +104,9 @@ class Witnessing:
         known = [] if self._told else [_size(note) for note in self._memory.cosigned(self._log.origin)[:FRESH]]
         offered = offer(self._log, self._signer, {*self._offered, *self._told.values(), *known})
         self._offered.append(_size(offered.note))
-        message = _message(self._run, self._log.origin, self._number, offered.note)
+        message = _message(self._run, self._log.origin, self.last, offered.note)
         return {
-            "number": self._number,
+            "number": self.last,
             "offer": offered.to_dict(),
             "seen": seen,
             "cosigned": dict(self._cosigned),

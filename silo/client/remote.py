@@ -27,6 +27,7 @@ from silo.submission import Submission
 
 SUBMITTED = "submitted.json"  # in the submission's folder: where it was sent
 POLL_SECONDS = 1.0
+AWAY_SECONDS = 120.0
 _FILE = re.compile(r"result\.json|(model|digest)\.[a-z0-9-]{1,32}\.sealed")
 _ERRORS: Mapping[int, type[SiloError]] = {
     each.exit_code: each for each in (UsageError, ConfigError, PolicyDenied, BudgetExceeded, VerificationFailed)
@@ -56,11 +57,21 @@ class RemoteRun:
     def events(self, *, timeout: float | None = None) -> Iterator[dict[str, Any]]:
         """Yield each event as it comes, until the run has ended; see `silo.aggregator.events`.
 
-        Raises what ended the run if it failed, :class:`PeerError` after ``timeout`` seconds.
+        Raises what ended the run if it failed, :class:`PeerError` after ``timeout`` seconds. An aggregator that
+        answered before may be away for two minutes: it is being started again, and its runs go on.
         """
         seen, until = 0, time.monotonic() + (float("inf") if timeout is None else timeout)
+        heard: float | None = None
         while True:
-            told = self.state()
+            try:
+                told = self.state()
+            except PeerError:
+                now = time.monotonic()
+                if heard is None or now > min(heard + AWAY_SECONDS, until):
+                    raise
+                time.sleep(POLL_SECONDS)
+                continue
+            heard = time.monotonic()
             yield from told["events"][seen:]
             seen = max(seen, len(told["events"]))
             if told["state"] == "finished":

@@ -24,7 +24,7 @@ from silo_crypto.keys import Identity
 from silo_policies import ConsortiumManifest, Person, PolicyError
 
 from silo.canonical import canonical_bytes, parse_time, utc_now
-from silo.errors import VerificationFailed
+from silo.errors import PeerError, VerificationFailed
 from silo.submission import keyring
 
 LABEL = b"silo/v1/request"
@@ -78,9 +78,11 @@ class Gatekeeper:
         except (ValueError, VerificationFailed) as error:
             raise VerificationFailed("the request has no time") from error
         now = self._clock()
-        # What was sent before this process began may have been answered by the one before: its nonces are forgotten.
-        if abs(now - sent) > WINDOW_SECONDS or sent < self._started:
+        if abs(now - sent) > WINDOW_SECONDS:
             raise VerificationFailed("the request is not of now", fix="compare the clocks, and send it again")
+        # What was sent before this process began may have been answered by the one before: its nonces are forgotten.
+        if sent < self._started:
+            raise PeerError("the aggregator has only just started", fix="send it again in a second")
         if not _NONCE.fullmatch(nonce):
             raise VerificationFailed("the request has no nonce")
         with self._lock:

@@ -29,7 +29,7 @@ from silo.storage import only_one, write_atomically
 LOCK, STATUS = "agent.lock", "agent.json"
 BUSY_POLL, IDLE_POLL = 0.05, 1.0
 BUSY_SECONDS = 120.0  # after a message the next one is likely: look often for so long
-FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0
+FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
 
 Told = Callable[[str, str], None]
 """``told(state, detail)`` hears each change: ``connected``, ``working``, ``waiting`` or ``stopped``."""
@@ -60,7 +60,7 @@ class Node:
             try:
                 self._until(stop, agent)
             finally:
-                agent.close()
+                agent.close(keep=True)
                 self._tell("stopped", "")
 
     def _until(self, stop: threading.Event, agent: SiloAgent) -> None:

@@ -73,6 +73,10 @@ class DistributedTrainer:
         self._sampler = ShareSampler(plan.share_sigma)
         self.steps = 0
 
+    def resume(self, steps: int) -> None:
+        """Count on from ``steps``, which an earlier process took and charged."""
+        self.steps = self._sampler.draws = steps
+
     @property
     def noise_draws(self) -> int:
         """Noise vectors drawn so far: one for every step."""

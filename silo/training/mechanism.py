@@ -8,6 +8,7 @@ are used in the same way, so that a run is one flow.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -22,7 +23,7 @@ from silo.api import DistributedDP, Experiment
 from silo.errors import ConfigError
 from silo.training.accounting import ACCOUNTANT, Plan, make_plan
 from silo.training.distributed_plan import DistributedPlan, make_distributed_plan
-from silo.training.server import ServerOptimizer, server_optimizer
+from silo.training.server import ServerOptimizer, State, server_optimizer
 
 if TYPE_CHECKING:
     from silo.training.distributed import DistributedTrainer
@@ -57,6 +58,14 @@ class Mechanism(Protocol):
         """Return the next model, float32 (d,), from the verified sums, int64 (d,), of ``uploads`` contributions."""
         ...
 
+    def state(self) -> State:
+        """Return what the server's optimiser keeps from round to round. No generator is in it: noise is drawn anew."""
+        ...
+
+    def resume(self, state: Mapping[str, NDArray[np.float64]], steps: int) -> None:
+        """Go on, in a new process, from what :meth:`state` gave after ``steps`` steps were charged."""
+        ...
+
 
 class LocalMechanism:
     """LocalDP: an update trained and noised in the silo, as fixed point; the average is the server's update."""
@@ -78,6 +87,15 @@ class LocalMechanism:
     def apply(self, model: Model, sums: Sums, uploads: int) -> Model:
         """Step by the mean update."""
         return self._server.step(model, self._codec.decode_mean(sums, uploads))
+
+    def state(self) -> State:
+        """Return the optimiser's state."""
+        return self._server.state()
+
+    def resume(self, state: Mapping[str, NDArray[np.float64]], steps: int) -> None:
+        """Go on in a new process."""
+        self._server.resume(state)
+        self._trainer.resume(steps)
 
 
 class DistributedMechanism:
@@ -101,6 +119,15 @@ class DistributedMechanism:
         from silo.training.distributed import gradient_of
 
         return self._server.step(model, -self._plan.learning_rate * gradient_of(self._plan, sums, uploads))
+
+    def state(self) -> State:
+        """Return the optimiser's state."""
+        return self._server.state()
+
+    def resume(self, state: Mapping[str, NDArray[np.float64]], steps: int) -> None:
+        """Go on in a new process."""
+        self._server.resume(state)
+        self._trainer.resume(steps)
 
 
 def plan_for(experiment: Experiment, parameters: int) -> AnyPlan:

@@ -10,6 +10,7 @@ algorithm 2 (FedAdam, FedYogi).
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +22,7 @@ from silo.errors import ConfigError
 
 Model = NDArray[np.float32]
 Update = NDArray[np.float32] | NDArray[np.float64]
+State = dict[str, NDArray[np.float64]]
 
 
 class ServerOptimizer(Protocol):
@@ -30,8 +32,22 @@ class ServerOptimizer(Protocol):
         """Return the next model, float32 (d,), from this one and the average update, float32 or float64 (d,)."""
         ...
 
+    def state(self) -> State:
+        """Return what it keeps from step to step: float64 arrays (d,) by name; none before the first step."""
+        ...
+
+    def resume(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """Go on from what :meth:`state` gave."""
+        ...
+
 
 class _Average:
+    def state(self) -> State:
+        return {}
+
+    def resume(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        """There is nothing to go on with."""
+
     def step(self, model: Model, update: Update) -> Model:
         return _moved(model, update.astype(np.float64))
 
@@ -40,6 +56,12 @@ class _Momentum:
     def __init__(self, learning_rate: float, momentum: float) -> None:
         self._rate, self._momentum = learning_rate, momentum
         self._velocity: NDArray[np.float64] | None = None
+
+    def state(self) -> State:
+        return {} if self._velocity is None else {"velocity": self._velocity}
+
+    def resume(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        self._velocity = state.get("velocity")
 
     def step(self, model: Model, update: Update) -> Model:
         delta = update.astype(np.float64)
@@ -52,6 +74,12 @@ class _Adaptive:
         self._rate, self._beta1, self._beta2, self._tau, self._yogi = learning_rate, beta1, beta2, tau, yogi
         self._m: NDArray[np.float64] | None = None
         self._v: NDArray[np.float64] | None = None
+
+    def state(self) -> State:
+        return {} if self._m is None or self._v is None else {"m": self._m, "v": self._v}
+
+    def resume(self, state: Mapping[str, NDArray[np.float64]]) -> None:
+        self._m, self._v = state.get("m"), state.get("v")
 
     def step(self, model: Model, update: Update) -> Model:
         delta = update.astype(np.float64)

@@ -83,6 +83,10 @@ class LocalTrainer:
         """Private steps taken so far: what accounting is given."""
         return self._optimizer.steps
 
+    def resume(self, steps: int) -> None:
+        """Count on from ``steps``, which an earlier process took and charged."""
+        self._optimizer.steps = self._optimizer.noise_draws = steps
+
     @property
     def epsilon(self) -> float:
         """Epsilon at the plan's delta for the steps taken so far, rounded up."""

@@ -25,10 +25,12 @@ from silo.demo.run import shipped_experiment
 from silo.demo.setting import Setting, set_the_stage
 from silo.deploy.client import ResearcherClient
 from silo.deploy.place import Place, free_port
+from silo.errors import PeerError
 from silo.home import Home
 from silo.submission import Submission
 
 ROOT = Path(__file__).parents[2]
+PATIENCE = 180.0  # ten seconds on a quiet machine, minutes where others work too
 
 
 class Deployment:
@@ -181,14 +183,17 @@ class Deployment:
 
     def wait_for(self, names: Sequence[str]) -> None:
         """Wait until exactly these silos are connected."""
-        self.until(lambda: self.connected() == sorted(names), 60, f"{names} connect")
+        self.until(lambda: self.connected() == sorted(names), PATIENCE, f"{names} connect")
 
-    def finish(self, run: str, seconds: float = 60) -> dict[str, Any]:
+    def finish(self, run: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """Wait until a run has ended and return its state."""
         with self.client() as client:
 
             def ended() -> dict[str, Any] | None:
-                state = client.state(run)
+                try:
+                    state = client.state(run)
+                except PeerError:  # the edge is being started again; if it stays away, `until` says so
+                    return None
                 return state if state["state"] in ("finished", "failed") else None
 
             return dict(self.until(ended, seconds, f"{run} ends"))

@@ -29,7 +29,7 @@ from silo.home.keys import NODE_FILE, save_person
 from silo.home.settings import write_settings
 from silo.submission import Submission
 from tests.cli.conftest import silo as silo_command
-from tests.e2e.deployment import Deployment
+from tests.e2e.deployment import PATIENCE, Deployment
 
 ROUNDS = 4
 
@@ -78,6 +78,44 @@ def test_a_run_from_the_researcher_and_back(deployment: Deployment) -> None:
         assert deployment.charged(name, run) == [(number, steps) for number in range(1, ROUNDS + 1)]
         uploads = deployment.logged(name, run, "upload")
         assert uploads == [each for each in deployment.logged("aggregator", run, "upload") if each["silo"] == name]
+
+
+def test_a_silo_that_is_killed_rejoins_and_so_does_the_aggregator(deployment: Deployment) -> None:
+    """kill -9 of an agent in one round, of the whole aggregator in another: the run ends as if nothing had happened,
+    but for a round that the silo may miss. Nothing is charged twice, and what was charged was at most once uploaded."""
+    killed = "switzerland"
+    submission = deployment.sign()
+    run = submission.run.body.run
+    events = deployment.aggregator.run_directory(run).parent / run / "events.jsonl"
+    deployment.aggregator.run_directory(run).rmdir()  # asking for the path made it
+
+    def rounds() -> int:
+        return events.read_text().count('"event": "round"') if events.exists() else 0
+
+    with deployment.client() as client:
+        client.submit(submission)
+    deployment.until(lambda: rounds() >= 1, PATIENCE, "a round ends")
+    deployment.kill(killed)
+    deployment.join(killed)
+    deployment.until(lambda: rounds() >= 2, PATIENCE, "a round ends with the silo killed")
+    deployment.kill("aggregator")
+    deployment.up()
+    state = deployment.finish(run)
+    assert state["state"] == "finished", state.get("failure")
+    opened_model(deployment, submission)
+    with deployment.client() as client:
+        result = json.loads(client.file(run, "result.json"))
+    assert set(result["silos"]) == set(deployment.names)
+    steps = submission.run.body.privacy.steps_per_round
+    for name in deployment.names:
+        charged = deployment.charged(name, run)
+        assert [number for number, _ in charged] == sorted({number for number, _ in charged})
+        assert {each for _, each in charged} == {steps}
+        took_part = [each["round"] for each in result["rounds"] if name in each["participants"]]
+        assert set(took_part) <= {number for number, _ in charged}
+        assert len(took_part) >= ROUNDS - (name == killed)
+        uploads = [each for each in deployment.logged("aggregator", run, "upload") if each["silo"] == name]
+        assert deployment.logged(name, run, "upload") == uploads
 
 
 def test_a_connection_is_for_members_only(deployment: Deployment) -> None:

@@ -85,6 +85,25 @@ class ThresholdSilo:
         Checks: of this epoch; every nonce signed by its member for this very attempt; this silo's own is the one this
         process made; ``chain`` (32 bytes) is the HMAC this silo holds of the last aggregate.
         """
+        header = self.follow(message, chain)
+        attempt = (header.run, header.round, header.attempt)
+        with self._lock:
+            self._check_nonce(header, self._own_nonces().get(attempt))
+            self._begun[header.digest()] = attempt
+        return header
+
+    def made(self, header: Header) -> bool:
+        """Tell whether the header holds a nonce of this silo that this process made and has not used."""
+        own = dict(zip(header.members, header.nonces, strict=True)).get(self._party.name)
+        with self._lock:
+            nonce = self._own_nonces().get((header.run, header.round, header.attempt))
+        return own is not None and nonce is not None and hmac.compare_digest(own, nonce)
+
+    def follow(self, message: Payload, chain: bytes) -> Header:
+        """Return the header in a :class:`~.messages.Start` to go along with, without an upload of this silo.
+
+        The checks are those of :meth:`begin`, but for the own nonce: a silo that was restarted has lost it.
+        """
         start = Start.decode(message)
         header, epoch = start.header, self.epoch
         epoch.check_header(header)
@@ -95,10 +114,6 @@ class ThresholdSilo:
             raise ProtocolError(
                 "the header follows another aggregate than this silo's last", where="header", fix="resynchronise"
             )
-        attempt = (header.run, header.round, header.attempt)
-        with self._lock:
-            self._check_nonce(header, self._own_nonces().get(attempt))
-            self._begun[header.digest()] = attempt
         return header
 
     def encrypt(self, header: Header, fields: Fields) -> bytes:

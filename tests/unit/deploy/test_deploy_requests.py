@@ -7,7 +7,7 @@ from silo_crypto.keys import Identity
 
 from silo.canonical import parse_time
 from silo.deploy.requests import NONCE, SIGNATURE, WHEN, WHO, Gatekeeper, signed_headers
-from silo.errors import VerificationFailed
+from silo.errors import PeerError, VerificationFailed
 from silo.home import Home
 
 PATH, BODY = "/silo/v1/runs", b'{"a": 1}'
@@ -72,8 +72,12 @@ def test_a_request_to_another_aggregator_is_refused(gate: Gatekeeper, people: di
 def test_old_requests_and_those_before_a_restart_are_refused(aggregator: Home, people: dict[str, Identity]) -> None:
     headers = signed(people["rita"])
     sent = parse_time(headers[WHEN]).timestamp()
-    for started, now in ((sent - 500, sent + 121), (sent - 500, sent - 121), (sent + 0.5, sent + 1)):
+    for started, now, error, what in (
+        (sent - 500, sent + 121, VerificationFailed, "not of now"),
+        (sent - 500, sent - 121, VerificationFailed, "not of now"),
+        (sent + 0.5, sent + 1, PeerError, "only just started"),
+    ):
         times = iter([started])
         gate = Gatekeeper(lambda: aggregator.consortium().body, clock=lambda times=times, now=now: next(times, now))
-        with pytest.raises(VerificationFailed, match="not of now"):
+        with pytest.raises(error, match=what):
             gate.admit(headers, "POST", PATH, BODY)
