@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from silo_crypto.errors import CryptoError
 from silo_policies import PolicyError
 
 from silo.aggregator import checkpoint
@@ -554,7 +555,8 @@ class Aggregator:
 
 def write_failure(directory: Path, error: Exception) -> None:
     """Leave in a run's directory that it ended without a model, and why: nothing starts it again."""
-    told = error if isinstance(error, SiloError | PolicyError) else SiloError("internal error; see the log")
+    known = SiloError | PolicyError | CryptoError
+    told = error if isinstance(error, known) else SiloError("internal error; see the log")
     failure = {"what": told.what, "where": told.where, "fix": told.fix, "exit_code": getattr(told, "exit_code", 6)}
     write_atomically(directory / FAILURE, json.dumps(failure, indent=2).encode())
 
