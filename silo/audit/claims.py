@@ -64,7 +64,9 @@ def _compared(report: Report, holder: str, subject: str, entry: Entry) -> Iterat
         yield "the members are", permitted, sorted(body["members"]) if "members" in body else None
     elif kind == "round":
         step = next((each for each in report.rounds if str(each.round) == name), None)
-        if step is not None:
+        if step is None and report.rounds:  # one who lists rounds lists all that were added up
+            yield f"round {name} is", "none", "one that was added up"
+        elif step is not None:
             yield f"round {name} counted", sorted(step.participants), sorted(body["silos"]) if "silos" in body else None
             yield f"round {name} was attempt", step.attempt, body.get("attempt")
     elif kind == "budget":

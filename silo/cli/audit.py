@@ -221,6 +221,8 @@ def check(
         out.print(f"  {row['entry']['time']} {row['entry']['kind']} {_said(row['entry']['body'])}", soft_wrap=True)
         for subject in row.get("backs", ()):
             out.print(f"  confirms the report: {subject}", soft_wrap=True)
+        if report is not None and not row["backs"]:
+            out.print("  the report states nothing of it", soft_wrap=True)
     for head in heads:
         out.print(f"report: {head}", soft_wrap=True)
     if report is None:

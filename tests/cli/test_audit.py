@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -297,6 +298,31 @@ def test_the_file_that_is_wrong_is_named(elsewhere: Path, tmp_path: Path) -> Non
         line = silo("audit", "check", proof, path, *trust, status=6).line
         assert line.startswith(f"silo: {path}"), line
         assert what in line
+
+
+@pytest.mark.parametrize(
+    ("doctor", "says"),
+    [
+        (lambda report: report["rounds"].pop(), "round 2 is none, the log says one that was added up"),
+        (lambda report: report["silos"].pop(), "the decision of st-elsewhere is nothing, the log says deny"),
+        (lambda report: report["rounds"][0]["participants"].pop(), "the report says round 1 counted"),
+        (lambda report: report["evidence"].update(manifest_digest="sha256:" + "0" * 64), "the run manifest is"),
+    ],
+)
+def test_what_was_taken_out_of_a_report_is_missed(
+    elsewhere: Path, tmp_path: Path, doctor: Callable[[Any], object], says: str
+) -> None:
+    report = json.loads((elsewhere / "report.json").read_text())
+    doctor(report)
+    report["verdict"]["rounds_completed"] = len(report["rounds"])
+    names = {each["name"] for each in report["silos"]}
+    report["policies"]["outcomes"] = [each for each in report["policies"]["outcomes"] if each["silo"] in names]
+    logs = report["evidence"]["logs"]
+    report["evidence"]["logs"] = [each for each in logs if each["holder"] in names | {"aggregator"}]
+    report["privacy"]["spent"] = []
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    proofs, trust = sorted((elsewhere / "proofs").iterdir()), ("--consortium", elsewhere / "consortium.json")
+    assert says in silo("audit", "check", tmp_path / "report.json", *proofs, *trust, status=6).line
 
 
 def test_a_doctored_entry_hash_is_caught(elsewhere: Path, tmp_path: Path) -> None:
