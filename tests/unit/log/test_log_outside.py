@@ -46,7 +46,7 @@ def test_a_proof_holds_without_any_code_of_ours(hundred, tmp_path):
     keeper, witness, stranger = (Identity.generate(name) for name in ("cleveland", "hungary", "other"))
     keys = [str(log_key(ORIGIN, keeper.public())), str(witness_key(witness.public()))]
     with Log(hundred, ORIGIN, create=False) as log:
-        texts = {n: str(prove(log, n, cosign(log.checkpoint(keeper), witness))) for n in (0, 63, 64, 98, 99)}
+        texts = {n: str(prove(log, n, cosign(log.checkpoint(keeper), witness))) for n in (0, 64, 99)}
         said = log.entry(64).data.decode()
     file = tmp_path / "one.tlog-proof"
 
@@ -64,9 +64,7 @@ def test_a_proof_holds_without_any_code_of_ours(hundred, tmp_path):
     text = texts[64]
     assert said in check(text, keys[0])[1]
     lines = text.split("\n")
-    body = (
-        base64.b64decode(lines[1].removeprefix("extra ")).replace(b'"round":', b'"Round":').replace(b"fault", b"Fault")
-    )
+    body = base64.b64decode(lines[1].removeprefix("extra ")).replace(b"fault", b"Fault")
     entry = "\n".join([lines[0], f"extra {base64.b64encode(body).decode()}", *lines[2:]])
     for changed, given, why in (
         (entry, keys, "is not number 64"),
