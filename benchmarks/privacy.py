@@ -252,7 +252,7 @@ def write_readme(rows: Sequence[Row], differences: Sequence[Row]) -> None:
             _wrapped(
                 "Logistic regression; a non-private evaluation of public data. The mechanisms are the product's own "
                 "sampler, clipping, noise, encoding, accounting and server step; encryption is not in the loop, "
-                "because the sum it carries is exact. Heart lies at its four hospitals; breast cancer and digits are dealt "
+                "because the sum it carries is exact. Heart lies at its hospitals; breast cancer and digits are dealt "
                 "to eight silos, the labels by Dirichlet(0.5)."
             ),
             "",
