@@ -5,7 +5,8 @@ permit, a run's start and a reservation, and before an aggregate that counts it;
 that names it; a settlement is no larger than its reservation; of one attempt there is one upload and one share.
 Between logs the same thing has the same digest: manifests, decisions, uploads, and who was added up.
 
-A run that is still going on, or that a fault ended, may lack its end: that is ``open``, not ``broken``.
+A run that is still going on, or that a fault ended, may lack its end: that is ``open``, not ``broken``. So is an upload
+that its silo charged and logged and that nobody received.
 
 Source: PROTOCOL section 4 (the order is the protection); issue 7, item 3.
 """
@@ -94,7 +95,9 @@ def _counted(
     aggregate = counted.get(slot)
     if aggregate is not None:
         if holder not in aggregate.body.get("silos", [holder]):
-            yield _broken(holder, aggregate, f"the aggregate of round {slot[0]} leaves out this silo's upload")
+            # Charged and logged before it leaves: a process that is killed in between leaves exactly this.
+            what = f"the aggregate of round {slot[0]} leaves out this silo's upload: lost on its way, or left out"
+            yield Finding(holder, _at(aggregate), what, "open")
         elif aggregate.index < entry.index:
             yield _broken(holder, aggregate, f"the aggregate of round {slot[0]} came before the upload")
     elif not any(other[0] == slot[0] and other[1] > slot[1] for other in counted):
@@ -157,6 +160,10 @@ def _pair(holder: str, entries: Sequence[Entry], name: str, own: Sequence[Entry]
     for slot, entry in sorted(added.items()):
         if name in entry.body.get("silos", []) and slot not in received:
             yield _broken(holder, entry, f"the aggregate of round {slot[0]} counts {name}, but no upload of it")
+        elif name not in entry.body.get("silos", [name]) and slot in received:
+            yield _broken(
+                holder, entry, f"the aggregate of round {slot[0]} leaves out {name}, whose upload it received"
+            )
     for each in own:
         if each.kind != "aggregate":
             continue

@@ -183,3 +183,15 @@ def test_a_memory_opens_for_its_run_and_owner_only(federation: Federation, tmp_p
     memory.forget(tmp_path)
     assert memory.load(tmp_path, "r", "sha256:m", home.identity()) is None
     assert "kkkk" not in repr(noted)
+
+
+@pytest.mark.parametrize("either", ["shared", "threshold"], indirect=True)
+def test_the_audit_finds_nothing_broken_in_what_was_resumed(either: Federation) -> None:
+    """Every run above: links between entries, charges, decisions, and the same story in every party's log."""
+    from silo.audit import open_parties, verify
+
+    homes = [either.aggregator.path, *(home.path for home in either.homes.values())]
+    with open_parties(homes) as parties:
+        found = verify(parties)
+    assert len(found.runs) >= 2
+    assert [str(each) for each in found.broken] == []

@@ -129,6 +129,17 @@ def test_what_only_one_side_logged_is_named(rows, whose, kind, says):
     assert any(says in text for text in together(rows))
 
 
+def test_an_upload_that_nobody_received_is_open_and_one_that_was_received_and_left_out_is_broken(rows):
+    for party in rows.values():
+        party[at(party, "aggregate")][1]["silos"] = ["b"]
+    left_out = "aggregator, entry 6: the aggregate of round 1 leaves out a, whose upload it received"
+    assert together(rows) == [left_out]
+    del rows["aggregator"][at(rows["aggregator"], "upload")]
+    assert together(rows) == []
+    lost = "a, entry 6: the aggregate of round 1 leaves out this silo's upload: lost on its way, or left out"
+    assert alone(rows["a"]) == [("open", lost)]
+
+
 def test_without_the_aggregator_the_silos_are_still_compared(rows):
     logs = {name: entries_of(rows[name]) for name in ("a", "b")}
     assert list(between("r1", None, logs)) == []
