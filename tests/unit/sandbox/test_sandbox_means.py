@@ -68,22 +68,21 @@ from silo.errors import ConfigError
 from silo.sandbox import Confined, Limits, means
 home, attempts = pathlib.Path(sys.argv[1]), json.loads(sys.argv[2])
 found = means()
-got = {}
-for attempt in attempts:
-    code = f'''
-import ctypes, os, pathlib, resource, socket, tempfile
-home, parent = pathlib.Path({str(home)!r}), {os.getpid()}
-try:
-    got = repr({attempt})
-except BaseException as error:
-    got = type(error).__name__
-raise RuntimeError("got " + got)
+code = f'''
+import ctypes, json, os, pathlib, resource, socket, tempfile
+home, parent, got = pathlib.Path({str(home)!r}), {os.getpid()}, dict()
+for number, attempt in enumerate({attempts!r}):
+    try:
+        got[number] = repr(eval(attempt))
+    except BaseException as error:
+        got[number] = type(error).__name__
+raise RuntimeError("got " + json.dumps(list(got.values())))
 '''.encode()
-    with Confined(Limits(memory_mib=1024, seconds=20), [home]) as confined:
-        try:
-            confined.examine(code, digest_of(code), HEART, seed=0)
-        except ConfigError as error:
-            got[attempt] = error.what.partition("got ")[2]
+with Confined(Limits(memory_mib=1024, seconds=20), [home]) as confined:
+    try:
+        confined.examine(code, digest_of(code), HEART, seed=0)
+    except ConfigError as error:
+        got = dict(zip(attempts, json.loads(error.what.partition("got ")[2]), strict=True))
 print(json.dumps([found.isolation, found.in_force, found.missing, got]))
 """
 ATTEMPTS = (
