@@ -44,10 +44,10 @@ unit: setup  ## unit, vector, property, contract and CLI tests
 	@$(PYTEST) tests/unit tests/vectors tests/properties tests/contract tests/cli $(ARGS)
 
 e2e: setup  ## whole runs on real components
-	@$(PYTEST) tests/e2e $(ARGS)
+	@$(PYTEST) tests/e2e tests/faults $(ARGS)
 
-test-faults: setup  ## kill, cut off and starve every part of a deployment in turn
-	@SILO_FAULTS=all $(PYTEST) tests/e2e/test_resume.py tests/e2e/test_deployment.py $(ARGS)
+test-faults: setup  ## kill, cut off and starve every part of a deployment (ARGS="--shard 1/4 --repeat 5")
+	@SILO_FAULTS=all $(BIN)/pytest tests/faults tests/e2e/test_resume.py $(ARGS)
 
 fuzz: setup  ## fuzz the parsers, guided by coverage (ARGS="--seconds 3600")
 	@$(BIN)/python -m tests.fuzz.wire --seconds 300 $(ARGS)

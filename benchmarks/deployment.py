@@ -1,33 +1,51 @@
 """``python -m benchmarks.deployment --json``: what a deployment costs in time and memory, as processes on loopback.
 
-Four agents, SuperLink, edge and the aggregator's app are processes of their own, over TLS with node authentication; the
+Agents, SuperLink, edge and the aggregator's app are processes of their own, over TLS with node authentication; the
 heart example runs over them. Under shared custody a round is one message exchange with every silo, so the seconds of a
-round are those of an exchange: requests, training, encryption, answers and adding included. Memory is the resident set
-of each agent, by a least-squares line over the rounds; the first quarter is left out, while caches fill.
+round are those of an exchange: requests, training, encryption, answers and adding included. Stock Flower's are measured
+in the same run (`deployment_stock.py`), and so is the run without encryption, log and policies (`deployment_plain.py`).
 
-What others cost is not measured here: stock Flower's 9.4 s an exchange is FLOWER's figure of another day and machine.
+``--rows`` names groups; each is kept in ``--cache`` when it is measured, so an interrupted benchmark goes on.
+
+    exchange   20 rounds of the heart example, 4 silos; memory of each party's processes, and its slope over the rounds
+    stock      5 exchanges of 32 numbers through stock Flower
+    overhead   the whole run against the plain one, local engine, in turn, medians
+    silos      4, 8, 16, 32 silos in one process: seconds, bytes and MiB that one more silo costs
+    large      an update of 50 million parameters from 3 silos
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
+from silo.demo.hospitals import REFUSER, Hospital, cast
 from tests.e2e.deployment import Deployment
 
-ROUNDS, QUICK_ROUNDS = 20, 5
-PATIENCE = 900.0
+ROOT = Path(__file__).parent.parent
+ROUNDS, QUICK_ROUNDS, STOCK_ROUNDS, REPEATS = 20, 5, 5, 3
+SILOS = (4, 8, 16, 32)
+HIDDEN = 1_515_151  # Linear(31, HIDDEN) and Linear(HIDDEN, 1): 33 HIDDEN + 1 parameters
+LEAST_FREE_MIB = 2500
+PATIENCE = 3000.0
+
+Row = dict[str, Any]
 
 
-def measure(rounds: int, custody: str) -> list[dict[str, Any]]:
-    """Return the rows of one deployment and one run of ``rounds`` rounds."""
+def exchange(rounds: int, custody: str) -> list[Row]:
+    """One deployment and one run of ``rounds`` rounds."""
     with (
         tempfile.TemporaryDirectory(prefix="silo-bench-") as folder,
         Deployment(Path(folder), rounds=rounds, custody=custody, epsilon=2.0) as deployment,
@@ -38,77 +56,297 @@ def measure(rounds: int, custody: str) -> list[dict[str, Any]]:
             deployment.join(name)
         deployment.wait_for(deployment.names)
         up = time.monotonic() - started
-        submission = deployment.sign()
-        run = submission.run.body.run
-        started = time.monotonic()
-        with deployment.client() as client:
-            client.submit(submission)
-        memory: list[tuple[int, float]] = []
-        end = started + PATIENCE
-        while time.monotonic() < end:
-            with deployment.client() as client:
-                state = client.state(run)
-            done = [event for event in state["events"] if event["event"] == "round"]
-            memory.append((len(done), max(_resident(deployment.processes[name].pid) for name in deployment.names)))
-            if state["state"] in ("finished", "failed"):
-                break
-            time.sleep(0.5)
-        whole = time.monotonic() - started
-        if state["state"] != "finished":
-            raise SystemExit(f"the run ended otherwise: {state.get('failure')}")
+        with Watch(deployment) as watch:
+            whole, done = run(deployment, watch)
     seconds = [event["seconds"] for event in done]
-    late = [(number, mib) for number, mib in memory if number >= rounds / 4]
-    slope = _slope(late) if len({number for number, _ in late}) > 2 else None
-    exchange = statistics.median(seconds)
-    return [
-        _row("all silos connected", up, "s", None),
+    rows = [
+        _row("all silos connected", up, "s"),
         _row(
             f"message exchange, median of {rounds} rounds, {custody}",
-            exchange,
+            statistics.median(seconds),
             "s",
             1.0 if custody == "shared" else None,
         ),
-        _row(f"whole run, {rounds} rounds, {custody}", whole, "s", None),
-        _row("agent's memory, largest", max(mib for _, mib in memory), "MiB", None),
-        _row("agent's memory, slope a round", slope, "MiB", None),
+        _row(f"whole run, {rounds} rounds, {custody}", whole, "s"),
+    ]
+    for party in ("silo", "aggregator"):
+        rows.append(_row(f"{party}'s processes, largest", max(mib for _, mib in watch.seen[party]), "MiB"))
+        rows.append(_row(f"{party}'s memory, slope a round", watch.slope(party, rounds), "MiB"))
+    return rows
+
+
+def stock(rounds: int, custody: str) -> list[Row]:
+    """Stock Flower with the same nodes."""
+    from benchmarks.deployment_stock import exchanges
+
+    with (
+        tempfile.TemporaryDirectory(prefix="silo-bench-") as folder,
+        Deployment(Path(folder), rounds=1) as deployment,
+    ):
+        seconds = exchanges(deployment, STOCK_ROUNDS)
+    return [_row(f"stock Flower's exchange, median of {STOCK_ROUNDS}", statistics.median(seconds), "s")]
+
+
+def overhead(rounds: int, custody: str) -> list[Row]:
+    """The whole run on the local engine, with everything and plain, in turn."""
+    from benchmarks.deployment_plain import play
+    from silo.aggregator import Aggregator
+    from silo.flower import client_app
+    from silo.flower.server_app import GridExchange
+    from tests.e2e.federation import Tap
+
+    ours: list[float] = []
+    plain: list[float] = []
+    with (
+        tempfile.TemporaryDirectory(prefix="silo-bench-") as folder,
+        Deployment(Path(folder), rounds=rounds, custody=custody, epsilon=0.5) as deployment,
+    ):
+        for number in range(REPEATS + 1):  # the first of each warms up: libraries, the fork server
+            submission = deployment.sign()
+            deployment.aggregator.add_submission(submission.run.body.run, submission.parts())
+            grid = Tap(deployment)
+            started = time.monotonic()
+            try:
+                Aggregator(deployment.aggregator, submission).run(GridExchange(grid))
+            finally:
+                grid.close()
+            ours.append(time.monotonic() - started)
+            started = time.monotonic()
+            play(deployment.homes, submission)
+            plain.append(time.monotonic() - started)
+            sys.stderr.write(f"overhead {number}: {ours[-1]:.2f} s against {plain[-1]:.2f} s\n")
+        client_app.forget_agents()
+    whole, bare = statistics.median(ours[1:]), statistics.median(plain[1:])
+    return [
+        _row(f"whole run, {rounds} rounds, local engine, {custody}", whole, "s"),
+        _row("the same without encryption, log and policies", bare, "s"),
+        _row("ratio", whole / bare, "x", 1.3),
+        _row("what those add to a round", (whole - bare) / rounds, "s"),
     ]
 
 
-def _slope(points: list[tuple[int, float]]) -> float:
-    """Return the least-squares slope of (round, MiB)."""
+def silos(rounds: int, custody: str) -> list[Row]:
+    """Many silos in one process, each number in a process of its own."""
+    measured: list[dict[str, float]] = []
+    for number in SILOS:
+        command = [sys.executable, "-m", "benchmarks.deployment", "--many", str(number), "--custody", custody]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT, timeout=1800)
+        if done.returncode:
+            raise SystemExit(f"{number} silos: {done.stderr[-2000:]}")
+        measured.append(json.loads(done.stdout) | {"silos": number})
+        sys.stderr.write(f"silos {measured[-1]}\n")
+    rows = [
+        _row(f"{name}, {int(each['silos'])} silos, {custody}", each[key], unit)
+        for each in measured
+        for name, key, unit in (("a round", "seconds", "s"), ("whole process", "peak_mib", "MiB"))
+    ]
+    for name, key, unit in (
+        ("seconds a round that one more silo costs", "seconds", "s"),
+        ("bytes to a silo that one more silo costs", "download", "B"),
+        ("bytes through the aggregator that one more silo costs", "bytes", "B"),
+        ("memory that one more silo costs", "peak_mib", "MiB"),
+    ):
+        rows.append(_row(name, _slope([(each["silos"], each[key]) for each in measured]), unit))
+    return rows
+
+
+def many(number: int, custody: str) -> dict[str, float]:
+    """Play 3 rounds with so many silos in this process, and return what they took."""
+    from silo.aggregator import Aggregator
+    from silo.flower import client_app
+    from silo.flower.server_app import GridExchange
+    from tests.e2e.federation import Tap
+
+    real = [each for each in cast(None) if each.name != REFUSER]
+    hospitals = [
+        Hospital(f"silo-{each:02}", f"Silo {each}", "US", real[each % len(real)].source) for each in range(number)
+    ]
+    with tempfile.TemporaryDirectory(prefix="silo-bench-") as folder:
+        deployment = Deployment(Path(folder), rounds=3, custody=custody, hospitals=hospitals)
+        submission = deployment.sign()
+        deployment.aggregator.add_submission(submission.run.body.run, submission.parts())
+        tap = Tap(deployment)
+        try:
+            Aggregator(deployment.aggregator, submission).run(GridExchange(tap))
+        finally:
+            tap.close()
+            client_app.forget_agents()
+        result = json.loads((deployment.aggregator.run_directory(submission.run.body.run) / "result.json").read_text())
+    sent = [(name, packet) for name, packet in tap.requests if b'"kind":"round"' in packet.head]
+    size = sum(_size(packet) for _, packet in [*tap.requests, *tap.replies])
+    return {
+        "seconds": statistics.median(each["seconds"] for each in result["rounds"]),
+        "download": statistics.median(_size(packet) for _, packet in sent),
+        "bytes": size / 3,
+        "peak_mib": _status("self", "VmHWM"),
+    }
+
+
+def large(rounds: int, custody: str) -> list[Row]:
+    """Two rounds of a model of 50 million parameters, three silos as processes: one to send, one to open what came."""
+    with tempfile.TemporaryDirectory(prefix="silo-bench-") as folder:
+        path = Path(folder) / "experiment.py"
+        text = (ROOT / "examples" / "heart" / "experiment.py").read_text()
+        layers = f"torch.nn.Linear(31, {HIDDEN}), torch.nn.ReLU(), torch.nn.Linear({HIDDEN}, 1)"
+        text = text.replace("torch.nn.Linear(31, 1)", layers)
+        # The message is what is measured: a batch is a record or two.
+        text = text.replace("sample_rate=0.5", "sample_rate=0.005").replace("expected_batch=75", "expected_batch=1")
+        path.write_text(text)
+        with Deployment(
+            Path(folder) / "deployment", rounds=2, custody=custody, experiment=path, parameters=33 * HIDDEN + 1
+        ) as deployment:
+            deployment.up()
+            for name in deployment.names[:3]:
+                deployment.join(name)
+            deployment.wait_for(deployment.names[:3])
+            with Watch(deployment) as watch:
+                whole, done = run(deployment, watch)
+    size = 33 * HIDDEN + 1
+    return [
+        _row(f"a round of {size / 1e6:.1f} million parameters, 3 silos, {custody}", done[-1]["seconds"], "s"),
+        _row("its whole run, 2 rounds", whole, "s"),
+        _row("its silo's processes, largest", max(mib for _, mib in watch.seen["silo"]), "MiB", 3 * 1024.0),
+        _row("its aggregator's processes, largest", max(mib for _, mib in watch.seen["aggregator"]), "MiB", 4 * 1024.0),
+    ]
+
+
+class Watch:
+    """Resident MiB of each silo's processes and of the aggregator's, every half second, with the round under way."""
+
+    def __init__(self, deployment: Deployment) -> None:
+        self._deployment = deployment
+        self._over = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.rounds = 0
+        self.seen: dict[str, list[tuple[int, float]]] = {"silo": [(0, 0.0)], "aggregator": [(0, 0.0)]}
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        self._thread.join()
+
+    def slope(self, party: str, rounds: int) -> float | None:
+        """Return MiB a round; the first quarter is left out, while caches fill."""
+        late = [(number, mib) for number, mib in self.seen[party] if number >= rounds / 4]
+        return _slope(late) if len({number for number, _ in late}) > 2 else None
+
+    def _look(self) -> None:
+        while not self._over.wait(0.5):
+            found = {name: _tree(process.pid) for name, process in list(self._deployment.processes.items())}
+            aggregator = found.pop("aggregator", 0.0)
+            self.seen["aggregator"].append((self.rounds, aggregator))
+            self.seen["silo"].append((self.rounds, max(found.values(), default=0.0)))
+            lines = Path("/proc/meminfo").read_text().splitlines()
+            free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 1024
+            if free < LEAST_FREE_MIB:  # others use this machine
+                for process in list(self._deployment.processes.values()):
+                    process.kill()
+
+
+def run(deployment: Deployment, watch: Watch) -> tuple[float, list[dict[str, Any]]]:
+    """Submit a run and wait for its end; return its seconds and the events of its rounds."""
+    submission = deployment.sign()
+    started = time.monotonic()
+    with deployment.client() as client:
+        client.submit(submission)
+        while time.monotonic() < started + PATIENCE:
+            state = client.state(submission.run.body.run)
+            done = [event for event in state["events"] if event["event"] == "round"]
+            watch.rounds = len(done)
+            if state["state"] == "finished":
+                return time.monotonic() - started, done
+            if state["state"] == "failed":
+                break
+            time.sleep(0.5)
+    raise SystemExit(f"the run ended otherwise: {state.get('failure')}")
+
+
+def _slope(points: list[tuple[float, float]] | list[tuple[int, float]]) -> float:
     return float(np.polyfit([float(x) for x, _ in points], [y for _, y in points], 1)[0])
 
 
-def _row(name: str, value: float | None, unit: str, target: float | None) -> dict[str, Any]:
+def _row(name: str, value: float | None, unit: str, target: float | None = None) -> Row:
     ok = None if target is None or value is None else value <= target
-    return {"name": name, "value": value, "unit": unit, "target": target, "ok": ok}
+    return {"name": name, "value": None if value is None else round(value, 4), "unit": unit, "target": target, "ok": ok}
 
 
-def _resident(pid: int) -> float:
-    """Return a process's resident set in MiB."""
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+def _size(packet: Any) -> int:
+    return len(packet.head) + sum(map(len, packet.blobs.values()))
+
+
+def _tree(pid: int) -> float:
+    """Return the MiB that a process and its descendants hold, what they share counted once (PSS)."""
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        below = [int(each) for thread in threads for each in (thread / "children").read_text().split()]
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    except OSError:  # it ended
+        return 0.0
+    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024 + sum(map(_tree, below))
+
+
+def _status(pid: int | str, name: str) -> float:
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) / 1024
+
+
+GROUPS: dict[str, Callable[[int, str], list[Row]]] = {
+    "exchange": exchange,
+    "stock": stock,
+    "overhead": overhead,
+    "silos": silos,
+    "large": large,
+}
+
+
+def measure(groups: list[str], rounds: int, custody: str, cache: Path) -> list[Row]:
+    """Return the rows of the groups, each measured unless ``cache`` has it."""
+    cache.parent.mkdir(parents=True, exist_ok=True)
+    known = dict(map(json.loads, cache.read_text().splitlines())) if cache.exists() else {}
+    rows: list[Row] = []
+    for group in groups:
+        key = f"{group} {rounds} {custody}"
+        if key not in known:
+            load = os.getloadavg()[0]
+            known[key] = [{**row, "load": round(load, 1)} for row in GROUPS[group](rounds, custody)]
+            with cache.open("a") as file:
+                file.write(json.dumps([key, known[key]]) + "\n")
+        rows += known[key]
+    return rows
 
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--json", action="store_true")
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rows", default=",".join(GROUPS), help="groups, with commas")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--quick", action="store_true", help=f"{QUICK_ROUNDS} rounds, without the large model")
     parser.add_argument("--custody", choices=("shared", "threshold"), default="shared")
+    parser.add_argument("--cache", type=Path, default=ROOT / ".bench" / "deployment.jsonl")
+    parser.add_argument("--fresh", action="store_true", help="measure anew what the cache has")
+    parser.add_argument("--json", action="store_true", help="rows as JSON on stdout instead of a table")
+    parser.add_argument("--many", type=int, help=argparse.SUPPRESS)
     given = parser.parse_args()
-    rows = measure(QUICK_ROUNDS if given.quick else ROUNDS, given.custody)
+    if given.many:
+        print(json.dumps(many(given.many, given.custody)))
+        return
+    groups = [name for name in given.rows.split(",") if not (given.quick and name == "large")]
+    unknown = sorted(set(groups) - GROUPS.keys())
+    if unknown:
+        parser.error(f"no such rows: {', '.join(unknown)}")
+    if given.fresh:
+        given.cache.unlink(missing_ok=True)
+    rows = measure(groups, QUICK_ROUNDS if given.quick else given.rounds, given.custody, given.cache)
     if given.json:
         print(json.dumps({"rows": rows}, indent=2))
         return
     for row in rows:
         value = "n/a" if row["value"] is None else f"{row['value']:.3f}"
-        print(
-            f"{row['name']:60} {value:>10} {row['unit']}"
-            + ("" if row["ok"] is None else "  ok" if row["ok"] else "  MISSED")
-        )
+        verdict = "" if row["ok"] is None else f"  {'ok' if row['ok'] else 'MISSED'} (target {row['target']:g})"
+        print(f"{row['name']:60} {value:>12} {row['unit']}{verdict}")
 
 
 if __name__ == "__main__":

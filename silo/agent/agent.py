@@ -221,7 +221,10 @@ class SiloAgent:
             _log.error("internal error at %s", self._identity.name, exc_info=error)
         run = self._runs.get(head.run) if head is not None else None
         if run is not None:
-            run.record_fault(str(error) if code != 1 else what)
+            try:
+                run.record_fault(str(error) if code != 1 else what)
+            except SiloError as unwritten:  # a full disk, say: the aggregator is answered nevertheless
+                _log.error("%s cannot record %r: %s", self._identity.name, what, unwritten)
             if code == VerificationFailed.exit_code:
                 self._forget(run)
         return seal_packet(

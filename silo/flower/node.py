@@ -19,7 +19,7 @@ from flwr.app import Message  # isort: skip
 
 from silo.agent import SiloAgent
 from silo.canonical import utc_now
-from silo.errors import PeerError, VerificationFailed
+from silo.errors import ConfigError, PeerError, VerificationFailed
 from silo.flower.fleet import Delivery, FleetConnection
 from silo.flower.records import from_records, to_records
 from silo.home import Home
@@ -125,7 +125,10 @@ class Node:
             "node": None if node is None else str(node),
             "pid": os.getpid(),
         }
-        write_atomically(self._home.path / STATUS, json.dumps(status).encode())
+        try:
+            write_atomically(self._home.path / STATUS, json.dumps(status).encode())
+        except ConfigError as error:  # talk, not evidence: a full disk is told, and the agent goes on
+            detail = f"{detail}; {error}"
         self._told(state, detail)
 
 

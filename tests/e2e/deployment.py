@@ -13,23 +13,30 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from silo_policies import RunManifest, sign
 
+from silo.agent.release import DIGEST_INFO, MODEL_INFO, release_info
 from silo.api import Experiment, load_experiment
-from silo.demo.hospitals import REFUSER, cast
+from silo.canonical import digest_of
+from silo.demo.hospitals import REFUSER, Hospital, cast
 from silo.demo.run import shipped_experiment
 from silo.demo.setting import Setting, set_the_stage
 from silo.deploy.client import ResearcherClient
 from silo.deploy.place import Place, free_port
+from silo.deploy.runs import Runs
 from silo.errors import PeerError
 from silo.home import Home
 from silo.submission import Submission
 
 ROOT = Path(__file__).parents[2]
+_SILO = "from silo.cli import main; main()"
 PATIENCE = 180.0  # ten seconds on a quiet machine, minutes where others work too
 
 
@@ -40,25 +47,43 @@ class Deployment:
         directory: where the homes go.
         rounds: of each run, for which the noise is calibrated.
         custody: ``shared`` or ``threshold``.
+        experiment: the file, of a model with ``parameters``; the heart example if None.
+        hospitals: who takes part; the demo's four if None.
+        address: where the edge listens, besides on loopback.
+        within: what comes before the command of a process, by name ("" for all others): to enter a namespace.
+        agent: the module, and what comes before the command, that plays ``silo`` for the agents; silo itself if empty.
     """
 
-    def __init__(self, directory: Path, *, rounds: int = 4, custody: str = "shared", epsilon: float = 0.5) -> None:
-        path = shipped_experiment()
-        experiment, digest = load_experiment(path)
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        rounds: int = 4,
+        custody: str = "shared",
+        epsilon: float = 0.5,
+        experiment: Path | None = None,
+        parameters: int = 32,
+        hospitals: Sequence[Hospital] | None = None,
+        address: str | None = None,
+        within: Mapping[str, Sequence[str]] = MappingProxyType({}),
+        agent: Sequence[str] = (),
+    ) -> None:
+        path = experiment or shipped_experiment()
+        loaded, digest = load_experiment(path)
         self.experiment: Experiment = dataclasses.replace(
-            experiment,
+            loaded,
             rounds=rounds,
-            privacy=dataclasses.replace(experiment.privacy, epsilon=epsilon, delta=1e-6),
-            encryption=dataclasses.replace(experiment.encryption, custody=custody),  # type: ignore[arg-type]
+            privacy=dataclasses.replace(loaded.privacy, epsilon=epsilon, delta=1e-6),
+            encryption=dataclasses.replace(loaded.encryption, custody=custody),  # type: ignore[arg-type]
         )
         self.directory = directory
         self.setting: Setting = set_the_stage(
             directory,
-            [each for each in cast(None) if each.name != REFUSER],
+            hospitals or [each for each in cast(None) if each.name != REFUSER],
             self.experiment,
             path.read_bytes(),
             code_digest=digest,
-            model_size=32,
+            model_size=parameters,
             seed=0,
         )
         self.homes: dict[str, Home] = self.setting.homes
@@ -67,15 +92,24 @@ class Deployment:
         for file in sorted(self.aggregator.run_directory(self.setting.run).iterdir()):
             file.unlink()  # the stage submits a run; here a researcher does, over the edge
         self.aggregator.run_directory(self.setting.run).rmdir()
-        self.place = Place.create(self.aggregator, hosts=["localhost", "127.0.0.1"], listen=("127.0.0.1", free_port()))
-        self.address = f"localhost:{self.place.settings.listen_port}"
+        hosts = ["localhost", "127.0.0.1", *([address] if address else [])]
+        listen = ("0.0.0.0" if address else "127.0.0.1", free_port())
+        self.place = Place.create(self.aggregator, hosts=hosts, listen=listen)
+        self.address = f"{address or 'localhost'}:{self.place.settings.listen_port}"
+        self._within = within
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
+        self.nodes = {name: number for number, name in enumerate(self.names, start=101)}  # in the local engine
+        self._agent = tuple(agent)
         self._count = 0
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End every process."""
         for process in self.processes.values():
             process.terminate()
         for process in self.processes.values():
@@ -84,8 +118,9 @@ class Deployment:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
+        self.processes.clear()
 
-    def start(self, name: str, *arguments: str) -> subprocess.Popen[bytes]:
+    def start(self, name: str, *arguments: str, module: Sequence[str] = ()) -> subprocess.Popen[bytes]:
         """Start a silo command; what it says goes to ``NAME.err``."""
         environment = {
             **os.environ,
@@ -94,7 +129,12 @@ class Deployment:
         environment |= {"OMP_NUM_THREADS": "1"}
         with (self.directory / f"{name}.err").open("ab") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", "from silo.cli import main; main()", *arguments],
+                [
+                    *self._within.get(name, self._within.get("", ())),
+                    sys.executable,
+                    *(("-m", *module) if module else ("-c", _SILO)),
+                    *arguments,
+                ],
                 env=environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
@@ -112,7 +152,7 @@ class Deployment:
         root = self.place.root_certificate
         self.start(
             name, "agent", "--home", str(self.homes[name].path), "--aggregator", self.address,
-            "--root-certificate", str(root),
+            "--root-certificate", str(root), module=self._agent,
         )  # fmt: skip
 
     def kill(self, name: str) -> None:
@@ -169,6 +209,26 @@ class Deployment:
         with home.log() as log:
             return [dict(entry.body) for entry in log.entries(run=run) if str(entry.kind) == kind]
 
+    def rounds(self, submission: Submission) -> int:
+        """Return how many rounds of a run have ended."""
+        events = self.aggregator.path / "runs" / submission.run.body.run / "events.jsonl"
+        return events.read_text().count('"event": "round"') if events.exists() else 0
+
+    def model(self, submission: Submission) -> NDArray[np.float32]:
+        """Return what the silos sealed to the researcher, opened; all must have sealed the same."""
+        researcher, run = self.setting.researcher, submission.run.body.run
+        directory = self.aggregator.path / "runs" / run
+        result = json.loads((directory / "result.json").read_bytes())
+
+        def opened(blob: str, label: bytes, silo: str) -> bytes:
+            info = release_info(label, submission.digest, silo, researcher.name)
+            return researcher.open(info, (directory / f"{blob}.{silo}.sealed").read_bytes())
+
+        weights = opened("model", MODEL_INFO, result["releaser"])
+        for silo in result["silos"]:
+            assert "sha256:" + opened("digest", DIGEST_INFO, silo).hex() == digest_of(weights)
+        return np.frombuffer(weights, dtype="<f4")
+
     def until(self, condition: Callable[[], Any], seconds: float, what: str) -> Any:
         """Wait for something to be true and return it; fail with what every process said."""
         end = time.monotonic() + seconds
@@ -184,6 +244,16 @@ class Deployment:
     def wait_for(self, names: Sequence[str]) -> None:
         """Wait until exactly these silos are connected."""
         self.until(lambda: self.connected() == sorted(names), PATIENCE, f"{names} connect")
+
+    def ended(self, submission: Submission, seconds: float = PATIENCE) -> dict[str, Any]:
+        """Wait until a run has ended, by what lies in the aggregator's home, and return its state."""
+        runs, body = Runs(self.aggregator), submission.run.body
+
+        def over() -> dict[str, Any] | None:
+            state = runs.state(body.researcher, body.run)
+            return state if state["state"] in ("finished", "failed") else None
+
+        return dict(self.until(over, seconds, f"{body.run} ends"))
 
     def finish(self, run: str, seconds: float = PATIENCE) -> dict[str, Any]:
         """Wait until a run has ended and return its state."""

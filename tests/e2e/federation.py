@@ -31,6 +31,7 @@ from silo.flower.server_app import GridExchange
 from silo.home import Home
 from silo.messages import Head, Packet, RoundRequest, open_packet, seal_packet
 from silo.submission import Submission
+from tests.e2e.deployment import Deployment
 
 ROUNDS = 3  # a run may ask for fewer, not for more: the noise is for three
 EPSILON, DELTA = 0.05, 1e-6  # of a run: two hundred runs fit under the demo's cap
@@ -128,7 +129,7 @@ class Tap(LocalGrid):
 
     def __init__(
         self,
-        federation: Federation,
+        federation: Federation | Deployment,
         *,
         request: Alter = lambda name, packet: packet,
         reply: Alter = lambda name, packet: packet,

@@ -86,18 +86,12 @@ def test_a_silo_that_is_killed_rejoins_and_so_does_the_aggregator(deployment: De
     killed = "switzerland"
     submission = deployment.sign()
     run = submission.run.body.run
-    events = deployment.aggregator.run_directory(run).parent / run / "events.jsonl"
-    deployment.aggregator.run_directory(run).rmdir()  # asking for the path made it
-
-    def rounds() -> int:
-        return events.read_text().count('"event": "round"') if events.exists() else 0
-
     with deployment.client() as client:
         client.submit(submission)
-    deployment.until(lambda: rounds() >= 1, PATIENCE, "a round ends")
+    deployment.until(lambda: deployment.rounds(submission) >= 1, PATIENCE, "a round ends")
     deployment.kill(killed)
     deployment.join(killed)
-    deployment.until(lambda: rounds() >= 2, PATIENCE, "a round ends with the silo killed")
+    deployment.until(lambda: deployment.rounds(submission) >= 2, PATIENCE, "a round ends with the silo killed")
     deployment.kill("aggregator")
     deployment.up()
     state = deployment.finish(run)

@@ -1,0 +1,90 @@
+"""A disk on which nothing can grow, and a clock ten minutes off."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+from flwr.supernode import node_auth_http_interceptor
+
+from silo.errors import PeerError, VerificationFailed
+from silo.flower.fleet import FleetConnection
+from tests.e2e.deployment import PATIENCE, Deployment
+from tests.faults.soundness import assert_sound
+
+FULL = "va-long-beach"
+
+
+@pytest.fixture(scope="module")
+def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
+    with Deployment(tmp_path_factory.mktemp("disk"), rounds=3, epsilon=0.05) as deployment:
+        deployment.up()
+        for name in deployment.names:
+            deployment.join(name)
+        deployment.wait_for(deployment.names)
+        yield deployment
+
+
+@pytest.mark.timeout(900)
+@pytest.mark.riskiest
+def test_a_full_disk_at_a_silo(deployment: Deployment, again: int) -> None:
+    """Ledger, log and memory of one silo cannot grow from round 2 on (RLIMIT_FSIZE of its process: EFBIG where a full
+    disk says ENOSPC). It uploads nothing that it could not charge, the others go on, and its people are told. With
+    space again it serves the next run."""
+    submission = deployment.sign()
+    run = submission.run.body.run
+    with deployment.client() as client:
+        client.submit(submission)
+    deployment.until(lambda: deployment.rounds(submission) >= 1, PATIENCE, "a round ends")
+    agent = deployment.processes[FULL]
+    everything = resource.prlimit(agent.pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (1, everything[1]))
+    state = deployment.finish(run)
+    assert agent.poll() is None, "the agent ended"
+    resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, everything)
+    result = assert_sound(deployment, submission, state, missing=[FULL])
+    assert FULL in result["rounds"][-1]["dropped"]
+    (told,) = {each["what"] for each in result["faults"] if each["party"] == FULL}
+    assert "cannot" in told
+    assert "free space" in deployment.said(FULL)
+    with deployment.homes[FULL].ledger() as ledger, deployment.homes[FULL].log() as log:
+        ledger.check_pages()
+        log.check_pages()
+    submission = deployment.sign()
+    with deployment.client() as client:
+        client.submit(submission)
+    assert_sound(deployment, submission, deployment.finish(submission.run.body.run), missing=[])
+
+
+def test_a_silos_clock_is_ten_minutes_off(deployment: Deployment, monkeypatch: pytest.MonkeyPatch, again: int) -> None:
+    """Node authentication signs the time, so such a node is not let in, and is told to compare the clocks."""
+    name = deployment.names[0]
+    deployment.stop(name)
+    root, key = deployment.place.path("authority.crt").read_bytes(), deployment.homes[name].node_key()
+    true_now = node_auth_http_interceptor.now
+    with monkeypatch.context() as patch:
+        for off in (timedelta(minutes=10), timedelta(minutes=-10)):
+            patch.setattr(node_auth_http_interceptor, "now", lambda off=off: true_now() + off)
+            with (
+                pytest.raises(PeerError, match="Do the clocks agree"),
+                FleetConnection(deployment.address, root, key),
+            ):
+                raise AssertionError("a node of another time was let in")
+    deployment.join(name)
+    deployment.wait_for(deployment.names)
+
+
+def test_a_researchers_clock_is_ten_minutes_off(
+    deployment: Deployment, monkeypatch: pytest.MonkeyPatch, again: int
+) -> None:
+    """The edge refuses the request before it reads it, and says why; nothing is kept."""
+    submission = deployment.sign()
+    for when in ("2020-01-01T00:00:00Z", "2099-01-01T00:00:00Z"):
+        monkeypatch.setattr("silo.deploy.requests.utc_now", lambda when=when: when)
+        with deployment.client() as client, pytest.raises(VerificationFailed, match="compare the clocks"):
+            client.submit(submission)
+    monkeypatch.undo()
+    with deployment.client() as client:
+        assert submission.run.body.run not in [each["run"] for each in client.runs()]
