@@ -69,6 +69,7 @@ def exchange(rounds: int, custody: str) -> list[Row]:
         ),
         _row(f"whole run, {rounds} rounds, {custody}", whole, "s"),
     ]
+    rows.append(_row("processor time of a round, all processes", watch.slope("cpu", rounds), "s"))
     for party in ("silo", "aggregator"):
         rows.append(_row(f"{party}'s processes, largest", max(mib for _, mib in watch.seen[party]), "MiB"))
         rows.append(_row(f"{party}'s memory, slope a round", watch.slope(party, rounds), "MiB"))
@@ -218,7 +219,7 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self.rounds = 0
-        self.seen: dict[str, list[tuple[int, float]]] = {"silo": [(0, 0.0)], "aggregator": [(0, 0.0)]}
+        self.seen: dict[str, list[tuple[int, float]]] = {"silo": [(0, 0.0)], "aggregator": [(0, 0.0)], "cpu": []}
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -229,13 +230,15 @@ class Watch:
         self._thread.join()
 
     def slope(self, party: str, rounds: int) -> float | None:
-        """Return MiB a round; the first quarter is left out, while caches fill."""
+        """Return MiB (or processor seconds) a round; the first quarter is left out, while caches fill."""
         late = [(number, mib) for number, mib in self.seen[party] if number >= rounds / 4]
         return _slope(late) if len({number for number, _ in late}) > 2 else None
 
     def _look(self) -> None:
         while not self._over.wait(0.5):
-            found = {name: _tree(process.pid) for name, process in list(self._deployment.processes.items())}
+            pids = {name: process.pid for name, process in list(self._deployment.processes.items())}
+            self.seen["cpu"].append((self.rounds, sum(_tree(pid, _seconds) for pid in pids.values())))
+            found = {name: _tree(pid, _mib) for name, pid in pids.items()}
             aggregator = found.pop("aggregator", 0.0)
             self.seen["aggregator"].append((self.rounds, aggregator))
             self.seen["silo"].append((self.rounds, max(found.values(), default=0.0)))
@@ -277,15 +280,26 @@ def _size(packet: Any) -> int:
     return len(packet.head) + sum(map(len, packet.blobs.values()))
 
 
-def _tree(pid: int) -> float:
-    """Return the MiB that a process and its descendants hold, what they share counted once (PSS)."""
+def _tree(pid: int, measured: Callable[[int], float]) -> float:
+    """Return the sum of a figure over a process and its descendants."""
     try:
         threads = list(Path(f"/proc/{pid}/task").iterdir())
         below = [int(each) for thread in threads for each in (thread / "children").read_text().split()]
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        return measured(pid) + sum(_tree(each, measured) for each in below)
     except OSError:  # it ended
         return 0.0
-    return next(int(line.split()[1]) for line in lines if line.startswith("Pss:")) / 1024 + sum(map(_tree, below))
+
+
+def _mib(pid: int) -> float:
+    """Return the MiB that a process holds, its share of what it shares with others (PSS)."""
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) / 1024
+
+
+def _seconds(pid: int) -> float:
+    """Return the processor seconds of a process and of its ended children."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
 
 
 def _status(pid: int | str, name: str) -> float:
@@ -305,6 +319,7 @@ GROUPS: dict[str, Callable[[int, str], list[Row]]] = {
 def measure(groups: list[str], rounds: int, custody: str, cache: Path) -> list[Row]:
     """Return the rows of the groups, each measured unless ``cache`` has it."""
     cache.parent.mkdir(parents=True, exist_ok=True)
+    (cache.parent / ".gitignore").write_text("*\n")
     known = dict(map(json.loads, cache.read_text().splitlines())) if cache.exists() else {}
     rows: list[Row] = []
     for group in groups:

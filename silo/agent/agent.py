@@ -217,6 +217,7 @@ class SiloAgent:
 
     def _fault(self, error: Exception, head: Head | None, packet: Packet) -> Packet:
         what, code = _told(error)
+        what = what.replace(f"{self._home.path}/", "")  # where a home lies is nobody else's business
         if code == 1:
             _log.error("internal error at %s", self._identity.name, exc_info=error)
         run = self._runs.get(head.run) if head is not None else None

@@ -2,7 +2,8 @@
 
 Real processes on loopback. A process is killed when the aggregator has written down what it will ask (before), a
 moment later (during), or when the silo has written down its answer (after). The edge lives in `silo aggregator up`,
-which takes the SuperLink and the ServerApp with it; those two are also killed by themselves.
+which takes the SuperLink and the ServerApp with it; those two are also killed by themselves. `make test` kills an agent
+and the edge once (`tests/e2e/test_deployment.py`).
 """
 
 from __future__ import annotations
@@ -27,11 +28,7 @@ KILLED = "switzerland"
 PARTS = ("agent", "superlink", "serverapp", "edge")
 PHASES = ("invite", "step", "round", "finish", "release")
 MOMENTS = ("before", "during", "after")
-RISKIEST = {("agent", "round", "during"), ("serverapp", "round", "after")}
-CASES = [
-    pytest.param(*case, id="-".join(case), marks=[pytest.mark.riskiest] if case in RISKIEST else [])
-    for case in itertools.product(PARTS, PHASES, MOMENTS)
-]
+CASES = [pytest.param(*case, id="-".join(case)) for case in itertools.product(PARTS, PHASES, MOMENTS)]
 
 
 @pytest.fixture(scope="module")
