@@ -56,25 +56,30 @@ def test_killed(deployment: Deployment, part: str, phase: str, moment: str, agai
 
 
 def wait_until(deployment: Deployment, submission: Submission, phase: str, moment: str) -> None:
-    run = submission.run.body.run
-    asked = deployment.aggregator.path / "runs" / run / checkpoint.ASKED
-    kept = deployment.homes[KILLED].path / "runs" / run / memory.FILE
-    label = f"{phase}/2/" if phase == "round" else f"{phase}/"
+    folder = deployment.aggregator.path / "runs" / submission.run.body.run
+    kept = deployment.homes[KILLED].path / "runs" / submission.run.body.run / memory.FILE
+    # Before the first checkpoint nothing that was asked is kept: the events tell what comes next.
+    early = {"invite": ('"event": "inviting"', 1), "step": ('"event": "decision"', len(deployment.names))}
+    mark = folder / ("events.jsonl" if phase in early else checkpoint.ASKED)
 
     def is_asked() -> bool:
         try:
-            content = asked.read_bytes()
+            content = mark.read_bytes()
         except FileNotFoundError:
             return False
+        if phase in early:
+            text, count = early[phase]
+            return content.count(text.encode()) >= count
         size = int.from_bytes(content[:8], "little")
+        label = f"{phase}/2/" if phase == "round" else f"{phase}/"
         return any(each.startswith(label) for each in json.loads(content[8 : 8 + size])["asked"])
 
-    deployment.until(is_asked, PATIENCE, f"{label} is asked")
+    deployment.until(is_asked, PATIENCE, f"{phase} is asked")
+    since = time.time_ns() if phase in early else mark.stat().st_mtime_ns
     if moment == "during":
         time.sleep(0.1)
     if moment == "after":
-        since = asked.stat().st_mtime_ns
-        deployment.until(lambda: kept.exists() and kept.stat().st_mtime_ns > since, 60, f"{label} is answered")
+        deployment.until(lambda: kept.exists() and kept.stat().st_mtime_ns > since, 60, f"{phase} is answered")
 
 
 def kill(deployment: Deployment, part: str) -> None:
