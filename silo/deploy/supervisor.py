@@ -14,6 +14,7 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import ssl
 import subprocess
 import sys
@@ -114,6 +115,7 @@ class Supervisor:
     def serve(self, stop: threading.Event) -> None:
         """Be up until ``stop`` is set."""
         with only_one(self.place.path("up.lock")):
+            end_leftovers(self.place)
             shutil.rmtree(self.place.path("local/flwr"), ignore_errors=True)  # installed apps are never reused
             root = self.place.path("local/authority.crt").read_bytes()
             edge = _Edge(self.place, self._runs)
@@ -206,7 +208,7 @@ class Supervisor:
                 with contextlib.suppress(PeerError):
                     control.stop(attempt.flower_run)
         elif is_served(self.place.home.path / "runs" / run):
-            return  # the process that an earlier supervisor started goes on
+            return  # somebody serves it who was not started here
         self._attempts[run] = _Attempt(control.start(self.place.home.path, run), time.monotonic())
         self.told(f"run {run}: " + ("started" if attempt is None else "takes over from where it was"))
 
@@ -303,6 +305,19 @@ class _Edge:
             self._server.run()
 
 
+def end_leftovers(place: Place) -> None:
+    """End what a supervisor that was killed left behind, known by the Flower home in its environment.
+
+    The kernel ended its SuperLink and SuperExec. A ServerApp is a grandchild: it may wait for that SuperLink for ever,
+    and hold the run that is to be taken over. What it did is on disk, as after any kill. Linux only (proc(5)).
+    """
+    wanted = f"FLWR_HOME={place.path('local/flwr')}".encode()
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with contextlib.suppress(OSError):  # it ended meanwhile, or is another user's
+            if wanted in file.read_bytes().split(b"\0") and int(file.parent.name) != os.getpid():
+                os.kill(int(file.parent.name), signal.SIGKILL)
+
+
 def is_served(directory: Path) -> bool:
     """Say whether a process serves the run in ``directory`` now: it holds the lock as long as it lives."""
     return (directory / SERVING).exists() and is_held(directory / SERVING)
@@ -325,7 +340,7 @@ def _children(place: Place) -> list[_Child]:
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",
         "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION": "1",
-        "FLWR_HOME": str(local / "flwr"),
+        "FLWR_HOME": str(local / "flwr"),  # also what `end_leftovers` knows them by
         "FLWR_SUPEREXEC_TASK_POLL_INTERVAL": "0.2",
     }
     root, secret = str(local / "authority.crt"), str(local / "secret")

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import ssl
 import stat
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from silo.deploy.certificates import check_given, make_authority, make_certificate
 from silo.deploy.place import Place
+from silo.deploy.supervisor import end_leftovers
 from silo.errors import ConfigError
 from silo.home import Home
 
@@ -111,3 +116,24 @@ def _alive(process: Path) -> bool:
         return process.joinpath("stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_killed_supervisor_left_behind_is_ended_and_nothing_else(home: Home, tmp_path: Path) -> None:
+    place = Place.create(home, hosts=["localhost"], listen=("127.0.0.1", 9443))
+
+    def sleeping(flower: Path) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-c", "print(flush=True); import time; time.sleep(60)"]
+        child = subprocess.Popen(command, env={**os.environ, "FLWR_HOME": str(flower)}, stdout=subprocess.PIPE)
+        assert child.stdout is not None
+        child.stdout.readline()
+        return child
+
+    with sleeping(place.path("local/flwr")) as ours, sleeping(tmp_path / "flwr") as other:
+        try:
+            end_leftovers(place)
+            assert ours.wait(20) == -signal.SIGKILL
+            assert other.poll() is None
+        finally:
+            ours.kill()
+            other.kill()
