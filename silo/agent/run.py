@@ -10,35 +10,28 @@ Source: PROTOCOL section 4.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from silo_crypto.errors import VerificationError
 from silo_crypto.keys import Identity
 from silo_crypto.protocol import Header
-from silo_crypto.randomness import Csprng
 from silo_crypto.verification import chain
-from silo_policies import Decision, Facts, Moment, Outcome, ReleaseFacts, sign
 
 from silo.agent.custody import Session, model_tag, session_for
-from silo.agent.disclosure import CELLS, DELTA_SHARE, candidates, noise_multiplier, noised_records, rounded
-from silo.agent.facts import choose_dataset, gate_of, gather, reserve
+from silo.agent.facts import choose_dataset, reserve
 from silo.agent.memory import Memory
-from silo.agent.prepare import DataError, Examined, Prepared, confine, examine, prepare
-from silo.agent.release import require_agreement, seal_release
+from silo.agent.outgoing import Releases
+from silo.agent.prepare import prepare
+from silo.agent.state import Sent
 from silo.audit import Trust, Witnessing
-from silo.audit.witnessing import BLOB, decode, encode
-from silo.canonical import canonical_bytes, digest_of
+from silo.audit.witnessing import BLOB, decode
+from silo.canonical import digest_of
 from silo.custody import EPOCH, header_facts, header_of, upload_digest
-from silo.errors import BudgetExceeded, ConfigError, PolicyDenied, VerificationFailed
+from silo.errors import ConfigError, PolicyDenied, VerificationFailed
 from silo.home import Home
-from silo.ledger import Head as LedgerHead
-from silo.ledger import Reservation
 from silo.log import Witness
 from silo.log.witness import FILE
 from silo.messages import (
@@ -46,13 +39,10 @@ from silo.messages import (
     Common,
     Cosigned,
     Finish,
-    FinishReply,
     Head,
     Invite,
     InviteReply,
-    Metrics,
     Previous,
-    Release,
     RoundReply,
     RoundRequest,
     Step,
@@ -61,44 +51,9 @@ from silo.messages import (
 from silo.storage import write_atomically
 from silo.submission import RUN, Submission
 
-Vector = NDArray[np.float32]
-T = TypeVar("T")
 
-
-@dataclass
-class _Sent:
-    """The last header this silo uploaded under or was asked to; the aggregate of its round is due next."""
-
-    header: Header
-    uploaded: bool
-
-
-class Run:
+class Run(Releases):
     """A silo's state in one run. Not for two threads at once."""
-
-    def __init__(self, home: Home, identity: Identity, common: Common) -> None:
-        self._home = home
-        self._identity = identity
-        self._common = common
-        self.id = common["run"]
-        self._manifest = common["manifest"]
-        self.permitted = False
-        self._examined: Examined | None = None
-        self._prepared: Prepared | None = None
-        self._chain = bytes(32)
-        self._sent: _Sent | None = None
-        self._rounds = 0
-        self._finished = False
-        self._restarted = False
-        self._session: Session | None = None
-        self._members: tuple[str, ...] = ()
-        self._uploaders: tuple[str, ...] = ()
-        self._reservation: Reservation | None = None
-        self._records = ExitStack()  # log and witness memory: open until the run's last head is cosigned
-        self._opened = ExitStack()  # the rest that is open; each undone in reverse
-        self._child = ExitStack()  # the process of the experiment's code, which ends with this one's part in the run
-        self._opened.callback(self._child.close)
-        self._witnessing: Witnessing | None = None
 
     # 1. Decide -------------------------------------------------------------------------------------------------------
 
@@ -126,21 +81,13 @@ class Run:
         if outcome.permitted and self._examined is not None:
             examined = self._examined
             self._prepared = self._guarded(lambda: prepare(submission, self._dataset, examined))
-            self._model: Vector = examined.initial
+            self._model = examined.initial
             self.permitted = True
             self._log_start()
         else:
             self._log.append("refusal", {"run": run.run, "digest": decision.body.digest, "what": "denied by policy"})
             self.close()
         return InviteReply(**self._common, decision=decision.to_dict())
-
-    def _log_start(self) -> None:
-        confinement = list(self._seen.confined.means.in_force)
-        self._log.append("run-started", {"run": self.id, "digest": self._manifest, "confinement": confinement})
-
-    def _examine(self) -> Examined:
-        confined = self._child.enter_context(confine(self._home))
-        return self._guarded(lambda: examine(self._submission, self._dataset, self._home.path, confined))
 
     def _keep(self, submission: Submission) -> None:
         """Keep the submission; an id stands for one manifest, whose evidence no later one may overwrite."""
@@ -151,58 +98,6 @@ class Run:
             )
         for file, content in submission.parts().items():
             write_atomically(self._folder / file, content)
-
-    def _guarded(self, act: Callable[[], T]) -> T:
-        """Do what touches records; an error of it is told to this silo's own people and to nobody else.
-
-        Even "row 17", or the name of an exception that foreign code chose, would tell others something about records.
-        """
-        try:
-            return act()
-        except (DataError, BudgetExceeded) as error:
-            self.record_fault(str(error))
-            raise ConfigError(
-                "this silo's records cannot be used for the run", fix="its own log says why, to its own people"
-            ) from error
-
-    def _decide(self, moment: Moment, round_number: int, release: ReleaseFacts | None = None) -> tuple[Outcome, Any]:
-        return self._record(moment, *self._weigh(moment, round_number, release))
-
-    def _weigh(self, moment: Moment, round_number: int, release: ReleaseFacts | None) -> tuple[Facts, Outcome]:
-        """Ask the policies; nothing is recorded yet."""
-        facts = gather(
-            self._home,
-            self._submission,
-            self._dataset,
-            self._examined.measured if self._examined else None,
-            round_number=round_number,
-            release=release,
-        )
-        gate, waivers = gate_of(self._home)
-        return facts, gate.evaluate(moment, facts, now=datetime.now(UTC), waivers=waivers)
-
-    def _record(self, moment: Moment, facts: Facts, outcome: Outcome) -> tuple[Outcome, Any]:
-        """Sign what the policies said and keep it, in the log and in the run's folder."""
-        decision = sign(
-            Decision.of(outcome, run=self.id, manifest=self._manifest, silo=self._identity.name), self._identity
-        )
-        entry = self._log.append(
-            "decision",
-            {
-                "run": self.id,
-                "silo": self._identity.name,
-                "moment": moment,
-                "decision": outcome.decision,
-                "digest": decision.body.digest,
-                "deciding": list(decision.body.deciding)[:64],
-                "waivers": [each.waiver for each in decision.body.waivers][:64],
-            },
-        )
-        # For the silo's own people (`silo policy explain`): the facts behind a decision never leave this directory.
-        stem = f"{entry.index:06d}-{moment}"
-        write_atomically(self._folder / f"decision-{stem}.json", decision.to_json().encode())
-        write_atomically(self._folder / f"facts-{stem}.json", canonical_bytes(facts.to_dict()))
-        return outcome, decision
 
     # 2. Keys and budget ----------------------------------------------------------------------------------------------
 
@@ -272,7 +167,7 @@ class Run:
             reasons = "; ".join(result.message for result in outcome.denied)
             raise PolicyDenied(f"the policy stopped the run: {reasons}", where=f"round {head.round}")
         header = session.begin(head.round, head.attempt, self._chain, blobs)
-        self._sent = _Sent(header, uploaded=False)
+        self._sent = Sent(header, uploaded=False)
         self._rounds = head.round
         reply = RoundReply(
             **common,
@@ -374,109 +269,6 @@ class Run:
         )
         return reply, {}
 
-    def release(self, head: Release, common: Common) -> tuple[Head, dict[str, bytes]]:
-        """Settle the budget, and release what the policy permits, once enough silos signed for this same model."""
-        session = self._require_session(self._members)
-        if not self._finished:
-            raise VerificationFailed("the last aggregate is still missing", where=f"run {self.id}")
-        tag = model_tag(session.group, self._model).hex()
-        require_agreement(
-            head.acknowledgements, self._submission, self._members, self._uploaders, self._chain.hex(), tag
-        )
-        self._give_back()
-        spent = self._seen.plan.epsilon_after(self._ready.mechanism.steps)
-        self._log_budget("budget-settled", spent)
-        metrics, counted = self._metrics(), self._may_release("records")
-        sealed: dict[str, bytes] = {}
-        if self._may_release("model"):
-            whole = head.releaser == self._identity.name
-            sealed = seal_release(self._submission, self._identity.name, self._model, whole=whole)
-        self._log.append("run-finished", {"run": self.id, "rounds": self._rounds})
-        reply = FinishReply(
-            **common,
-            chain=self._chain.hex(),
-            model=tag,
-            epsilon=spent,
-            delta=self._seen.plan.delta,
-            records=rounded(self._ready.trained_on, counted.rounding or 1) if counted else None,
-            rounding=(counted.rounding if counted else None) or 1,
-            metrics=metrics,
-            checkpoint=self._log.checkpoint(self._identity),
-        )
-        return reply, {**sealed, **self._packet()}
-
-    def _metrics(self) -> Metrics | None:
-        """Score the model on this silo's test part, if the run asks for it and the policy lets it leave."""
-        permitted = self._may_release("metrics")
-        if permitted is None:
-            return None
-        labels, epsilon = self._ready.labels, permitted.epsilon or 0.0
-        try:
-            multiplier = self._pay_for_metrics(epsilon) if epsilon else 0.0
-            outputs = self._seen.confined.scores(self._model, len(labels))
-            if multiplier:
-                outputs, labels = noised_records(outputs, labels, multiplier, Csprng())
-                values = self._measure_elsewhere(outputs, labels)
-            else:
-                values = self._seen.confined.measure(outputs, labels)
-        except Exception as error:  # foreign code on records: its words stay here, and no score leaves
-            self.record_fault(f"metrics failed: {error}")
-            return None
-        positives = int((labels > 0).sum())
-        return Metrics(values=values, positives=positives, negatives=len(labels) - positives, epsilon=epsilon)
-
-    def _measure_elsewhere(self, outputs: NDArray[np.float64], labels: NDArray[np.float64]) -> dict[str, float | None]:
-        """Have noised scores measured by a child that saw no record: one that did could say the exact metrics."""
-        submission = self._submission
-        with confine(self._home) as fresh:
-            fresh.examine(
-                submission.bundle,
-                submission.run.body.code_digest,
-                self._seen.records.schema,
-                seed=submission.run.body.model.seed,
-            )
-            return fresh.measure(outputs, labels)
-
-    def _pay_for_metrics(self, epsilon: float) -> float:
-        """Reserve, charge and settle one noised release of metrics; return the noise multiplier that was paid for.
-
-        Raises :class:`~silo.errors.BudgetExceeded` if the budget does not cover it.
-        """
-        from silo.training.accounting import effective_multiplier, gaussian_event
-
-        part, delta = f"metrics-{self._rounds}", self._dataset.delta * DELTA_SHARE
-        multiplier = noise_multiplier(epsilon, delta)
-        held = self._ledger.reserve(
-            self._dataset.population,
-            self.id,
-            gaussian_event(effective_multiplier(multiplier, CELLS), 1.0),
-            1,
-            delta=delta,
-            code_digest=self._submission.run.body.code_digest,
-            data_digest=self._seen.records.source,
-            unit=self._dataset.unit,
-            part=part,
-        )
-        self._log_budget("budget-reserved", epsilon, delta, part)
-        paid = digest_of(f"{self.id} {part}".encode())
-        self._ledger.charge(held, self._rounds, 1, 1, upload_digest=paid)
-        self._ledger.settle(held)
-        self._log_budget("budget-settled", epsilon, delta, part)
-        return multiplier
-
-    def _may_release(self, kind: str) -> ReleaseFacts | None:
-        """Ask the gate at the moment of release how little changed the release may leave, and record the answer."""
-        if kind not in self._submission.run.body.releases:
-            return None
-        for wanted in candidates(kind, self._dataset):
-            facts, outcome = self._weigh("release", self._rounds, wanted)
-            if outcome.permitted:
-                break
-        _, decision = self._record("release", facts, outcome)
-        entry = "release" if outcome.permitted else "refusal"
-        self._log.append(entry, {"run": self.id, "what": kind, "digest": decision.body.digest})
-        return wanted if outcome.permitted else None
-
     # Witnessing ------------------------------------------------------------------------------------------------------
 
     def cosign(self, blobs: Mapping[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
@@ -501,30 +293,7 @@ class Run:
         if enough:
             self._witnessing.require(self._submission.consortium.body.witness_quorum)
 
-    def _packet(self) -> dict[str, bytes]:
-        return {} if self._witnessing is None else {BLOB: encode(self._witnessing.packet())}
-
-    @property
-    def public(self) -> bool:
-        """Whether anybody may obtain the records, so that nothing about them needs hiding."""
-        return self._dataset.public
-
-    # Housekeeping ----------------------------------------------------------------------------------------------------
-
-    def _note(self, kind: str, body: Mapping[str, Any]) -> None:
-        """Write a step of a round into the log; after a restart, unless the process before wrote the very same."""
-        if self._restarted and any(entry.body == body for entry in self._log.entries(kind, run=self.id)):
-            return
-        self._log.append(kind, body)
-
-    def require(self, manifest: str) -> None:
-        """Raise unless a message is of this run's manifest."""
-        if manifest != self._manifest:
-            raise VerificationFailed("the message is of another manifest", where=f"run {self.id}")
-
-    def record_fault(self, what: str) -> None:
-        """Write a fault into the silo's log."""
-        self._log.append("fault", {"run": self.id, "what": what[:500]})
+    # In another process ----------------------------------------------------------------------------------------------
 
     def remember(self) -> Memory:
         """Return what :meth:`resumed` needs to go on in another process."""
@@ -572,7 +341,7 @@ class Run:
         self._members, self._uploaders = tuple(facts["members"]), tuple(facts["uploaders"])
         self._chain, self._rounds, self._finished = bytes.fromhex(facts["chain"]), facts["rounds"], facts["finished"]
         if facts["sent"] is not None:
-            self._sent = _Sent(header_of(facts["sent"]["header"]), facts["sent"]["uploaded"])
+            self._sent = Sent(header_of(facts["sent"]["header"]), facts["sent"]["uploaded"])
         self.permitted = self._restarted = True
         if not self._members:
             return
@@ -592,80 +361,3 @@ class Run:
         self._session.resume(blobs["session"])
         self._begin_witnessing(facts["witnessed"])
         self._log_start()
-
-    def suspend(self) -> None:
-        """Close files and settle nothing: the run goes on in another process."""
-        self._opened.pop_all()
-        self._child.close()
-        if self._session is not None:
-            self._session.suspend()
-        ledger = getattr(self, "_ledger", None)
-        if ledger is not None:
-            ledger.close()
-        self._records.close()
-        self.permitted = False
-        self._session = self._reservation = None
-
-    def retire(self) -> None:
-        """Forget keys, settle the budget and close the ledger, each whether or not the one before succeeded."""
-        self.permitted = False
-        try:
-            self._opened.close()
-        finally:
-            self._session = self._reservation = None
-
-    def close(self) -> None:
-        """Retire, and close the log too: nothing more is answered."""
-        try:
-            self.retire()
-        finally:
-            self._records.close()
-
-    def _give_back(self) -> None:
-        """Settle: nothing more can be charged, and what was held and never used is free again."""
-        self._reservation = self._ledger.settle(self._held())
-
-    def _log_budget(self, kind: str, epsilon: float, delta: float | None = None, part: str | None = None) -> None:
-        """Record a change of the budget (of ``part`` of the run, if not its training) with where the ledger stands."""
-        head = self._ledger.head()
-        self._log.append(
-            kind,
-            {
-                "run": self.id,
-                "population": self._dataset.population,
-                **({"part": part} if part else {}),
-                "epsilon": epsilon,
-                "delta": self._seen.plan.delta if delta is None else delta,
-                "ledger": {"ledger": head.ledger, "size": head.size, "digest": head.digest},
-            },
-        )
-
-    def _refuse_a_rolled_back_ledger(self) -> None:
-        """Raise unless the ledger continues the one that this silo's log saw last (a restored backup does not)."""
-        last = None
-        for entry in self._log.entries("budget-reserved", "budget-settled", "data"):
-            last = entry.body.get("ledger", last)
-        if last is not None:
-            self._ledger.require_head(LedgerHead(**last))
-
-    @property
-    def _seen(self) -> Examined:
-        if self._examined is None:
-            raise VerificationFailed("the run was not examined here", where=f"run {self.id}")
-        return self._examined
-
-    @property
-    def _ready(self) -> Prepared:
-        if self._prepared is None:
-            raise VerificationFailed("the run was not permitted here", where=f"run {self.id}")
-        return self._prepared
-
-    def _held(self) -> Reservation:
-        if self._reservation is None:
-            raise VerificationFailed("nothing was reserved for this run", where=f"run {self.id}")
-        return self._reservation
-
-    def _require_session(self, members: Sequence[str]) -> Session:
-        if self._session is None or tuple(members) != self._members:
-            raise VerificationFailed("the members are not those of the key epoch", where=f"run {self.id}")
-        return self._session
