@@ -52,6 +52,7 @@ from silo.storage import write_atomically
 from silo.submission import Submission
 
 RESULT, FAILURE, SERVING = "result.json", "failure.json", "serving.lock"
+GATHER_SECONDS = 20.0
 INVITE_SECONDS = 120.0
 STEP_SECONDS = 300.0
 ROUND_SECONDS = 1800.0
@@ -142,7 +143,7 @@ class Aggregator(Asking):
 
     def _invite(self, exchange: Exchange) -> None:
         submission, packet = self._submission, self._invitation()
-        nodes = exchange.nodes()
+        nodes = self._gather(exchange)
         self._events.emit("inviting", nodes=len(nodes), rounds=self._run.rounds)
         answers = exchange.exchange(dict.fromkeys(nodes, packet), training=False, seconds=INVITE_SECONDS)
         failed: SiloError | None = None
@@ -167,6 +168,16 @@ class Aggregator(Asking):
                 where=f"run {self._run.run}",
                 fix="`silo policy explain` shows each silo's rules; change the experiment, not the policy",
             )
+
+    def _gather(self, exchange: Exchange) -> list[str]:
+        """Return the connected nodes, once there is one for each member or nobody else came for a while.
+
+        A silo that connects again just now would otherwise be left out of the whole run.
+        """
+        deadline = time.monotonic() + GATHER_SECONDS
+        while len(nodes := exchange.nodes()) < len(self._run.members) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        return nodes
 
     def _invitation(self) -> Packet:
         submission = self._submission

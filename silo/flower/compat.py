@@ -7,6 +7,7 @@ the transport's serialisation lives under ``flwr.supercore``. A new Flower versi
 from __future__ import annotations
 
 import os
+from functools import partial
 
 # Before the first import of flwr: no telemetry, no update check, nothing installed at run time.
 for _name in ("FLWR_DISABLE_UPDATE_CHECK", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"):
@@ -151,3 +152,14 @@ def through_the_wire(message: Message) -> tuple[Message, int]:
         contents = {key: value.deflate() for key, value in get_all_nested_objects(message).items()}
     size = sum(len(content) for content in contents.values())  # now: inflating empties the mapping
     return inflate(message_id, contents), size
+
+
+def bound_replies(seconds: float) -> None:
+    """Have this process's grid give up after ``seconds`` on a reply that was announced and whose content never comes.
+
+    Flower waits two hours for it, in the call that serves every other node as well: one silo that is killed between
+    announcing and sending would stop a run. It also looks for content once a second at most; here, 20 times.
+    """
+    from flwr.superlink.grid import http_grid
+
+    http_grid.pull_objects = partial(pull_objects, max_time=seconds, initial_backoff=0.05, backoff_cap=1.0)

@@ -28,8 +28,10 @@ from silo.storage import only_one
 POLL_SECONDS = 0.02
 AGAIN_SECONDS = 10.0
 RETURN_SECONDS = 60.0
+REPLY_SECONDS = 60.0  # between a reply's announcement and the last of its content; then the node is asked again
 
 app = ServerApp()
+compat.bound_replies(REPLY_SECONDS)
 
 
 @dataclass

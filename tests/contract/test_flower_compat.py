@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import time
 
 import flwr
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
+from flwr.supercore.inflatable import inflatable_utils
 
 from silo.flower import compat, control, fleet
 
@@ -74,3 +76,23 @@ def test_the_bundle_is_small_constant_and_ours() -> None:
     assert len(bundle) < 4096
     assert f'publisher = "{fleet.APP_ID.split("/")[0]}"' in control.BUNDLE
     assert fleet.APP_ID.endswith(f"/{fleet.APP_NAME}")
+
+
+def test_a_reply_whose_content_never_comes_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Flower's own bound is two hours, spent inside the call that serves every node of a run."""
+    from flwr.superlink.grid import http_grid
+
+    from silo.flower import server_app
+
+    assert http_grid.HttpGrid.pull_messages.__globals__["pull_objects"] is http_grid.pull_objects
+    assert http_grid.pull_objects.keywords["max_time"] == server_app.REPLY_SECONDS <= 60
+    monkeypatch.setattr(http_grid, "pull_objects", http_grid.pull_objects)
+    compat.bound_replies(0.2)
+
+    def never(_: str) -> bytes:
+        raise inflatable_utils.ObjectUnavailableError("not yet")
+
+    started = time.monotonic()
+    with pytest.raises(compat.ObjectPullError):
+        http_grid.pull_objects(["content"], never)
+    assert time.monotonic() - started < 10
