@@ -51,14 +51,14 @@ def test_a_run_is_followed_round_by_round_and_is_not_disturbed(federation: Feder
                 sent += 1
                 with home.log() as log:
                     size = len(log)
-                stream.wait_for(f"the log has {size} entries")
+                stream.wait_for(f"the log has {size:,} entries")
             return packet
 
         submission = federation.submit()
         result = federation.play(submission, Tap(federation, request=request))
         with home.log() as log:
             size = log.verify().size
-        stream.wait_for(f"the log has {size} entries")
+        stream.wait_for(f"the log has {size:,} entries")
     assert result
     assert sent > ROUNDS
     for number in range(1, ROUNDS):  # the last sum is applied together with the end
