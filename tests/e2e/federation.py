@@ -11,6 +11,7 @@ import dataclasses
 import gc
 import itertools
 import json
+import time
 import types
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -227,7 +228,17 @@ def assert_stopped(federation: Federation, submission: Submission, tap: Tap, key
 
 
 def alive(keys: list[GroupKey]) -> list[GroupKey]:
-    """Return the keys that were neither destroyed nor forgotten by everybody but this list."""
+    """Return the keys that were neither destroyed nor forgotten by everybody but this list.
+
+    A silo destroys its keys when it hears of the end; the aggregator does not wait until each one has heard.
+    """
+    end = time.monotonic() + 20
+    while _alive_now(keys) and time.monotonic() < end:
+        time.sleep(0.2)
+    return _alive_now(keys)
+
+
+def _alive_now(keys: list[GroupKey]) -> list[GroupKey]:
     gc.collect()
     held = [key for key in keys if not key.destroyed]
     return [key for key in held if any(each is not keys and each is not held for each in _holders(key))]

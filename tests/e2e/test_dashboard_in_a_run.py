@@ -39,6 +39,7 @@ class Stream(threading.Thread):
 
 def test_a_run_is_followed_round_by_round_and_is_not_disturbed(federation: Federation) -> None:
     home = federation.homes["cleveland"]
+    before = Watcher(home).look().alarms  # the other tests of this process attacked the same homes
     with Served(home.path) as served:
         stream = Stream(served)
         stream.start()
@@ -67,7 +68,8 @@ def test_a_run_is_followed_round_by_round_and_is_not_disturbed(federation: Feder
     assert view.runs[0].state == "finished"
     assert view.log is not None
     assert sum(each.cosigned is not None for each in view.log.witnesses) >= view.log.quorum > 0
-    assert not [alarm for alarm in view.alarms if alarm.level == "bad" or "cosigned" in alarm.what]
+    new = set(view.alarms) - set(before)
+    assert not [alarm for alarm in new if alarm.level == "bad" or "cosigned" in alarm.what]
 
 
 def test_the_aggregator_s_page_names_every_silo_s_decision(federation: Federation) -> None:

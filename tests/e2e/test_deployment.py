@@ -181,6 +181,8 @@ def test_a_stolen_node_key_speaks_for_nobody(deployment: Deployment, tmp_path: P
     finally:
         over.set()
         thread.join()
+        deployment.join(name)
+    deployment.wait_for(deployment.names)
     assert (state["state"], state["failure"]["exit_code"]) == ("failed", 6)
     assert not state["files"]
     for each in deployment.names:
