@@ -8,6 +8,7 @@ what the silos sealed.
 from __future__ import annotations
 
 import json
+import time
 from typing import Any, Self
 
 from silo_crypto.keys import Identity
@@ -18,6 +19,7 @@ from silo.errors import BudgetExceeded, ConfigError, PeerError, PolicyDenied, Si
 from silo.submission import Submission
 
 SECONDS = 30.0
+BUSY, TRIES, AGAIN_SECONDS = 503, 3, 1.0
 MAX_ANSWER = 2 << 30
 _ERRORS: dict[int, type[SiloError]] = {
     error.exit_code: error for error in (ConfigError, PolicyDenied, BudgetExceeded, VerificationFailed)
@@ -71,13 +73,17 @@ class ResearcherClient:
     def _send(self, method: str, path: str, body: bytes = b"") -> bytes:
         import httpx
 
-        headers = signed_headers(self._researcher, self._aggregator, method, path, body)
-        try:
-            answer = self._client.request(method, path, content=body, headers=headers)
-        except httpx.HTTPError as error:
-            raise PeerError(f"no connection: {error}", where=self._address, fix="is the aggregator up?") from error
-        if answer.is_success:
-            return answer.content
+        for left in reversed(range(TRIES)):
+            headers = signed_headers(self._researcher, self._aggregator, method, path, body)
+            try:
+                answer = self._client.request(method, path, content=body, headers=headers)
+            except httpx.HTTPError as error:
+                raise PeerError(f"no connection: {error}", where=self._address, fix="is the aggregator up?") from error
+            if answer.is_success:
+                return answer.content
+            if answer.status_code != BUSY or not left:
+                break
+            time.sleep(AGAIN_SECONDS)  # it has only just started, for example; every request may come twice
         raise _error(answer.content, answer.status_code, self._address)
 
 
