@@ -11,22 +11,18 @@ Source: PROTOCOL section 5, "DistributedDP".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from silo_crypto.protocol import Fields, Sums
 from silo_crypto.randomness import Csprng
-from torch import Tensor
 
-from silo.api import Experiment
 from silo.errors import BudgetExceeded, VerificationFailed
 from silo.training.distributed_plan import DistributedPlan
-from silo.training.gradients import Gradients, RecordGradients
+from silo.training.gradients import Gradients, OnGradients
 from silo.training.optimizer import clipped_sums
 from silo.training.shares import ShareSampler
-from silo.training.units import units_of
 
 
 @dataclass(frozen=True)
@@ -37,33 +33,12 @@ class Share:
     steps: int
 
 
-class DistributedTrainer:
+class DistributedTrainer(OnGradients[DistributedPlan]):
     """Draws one silo's shares and keeps the count of steps over the rounds of a run. Not for two threads at once.
 
     ``features`` (n, ...) and ``targets`` (n,) are the silo's; n may be 0. ``seed`` is the public seed of the model;
     ``patients``, str (n,), says whose each row is, where the plan protects patients.
     """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        plan: DistributedPlan,
-        features: Tensor,
-        targets: Tensor,
-        *,
-        seed: int,
-        patients: NDArray[np.str_] | None = None,
-    ) -> None:
-        units = units_of(plan.unit, plan.records_per_patient, patients, len(targets))
-        gradients = RecordGradients(experiment, features, targets, parameters=plan.parameters, seed=seed, units=units)
-        self._begin(gradients, plan, experiment.name)
-
-    @classmethod
-    def over(cls, gradients: Gradients, plan: DistributedPlan, name: str) -> Self:
-        """Return a trainer on gradients that are computed elsewhere; ``name`` is the experiment's."""
-        trainer = cls.__new__(cls)
-        trainer._begin(gradients, plan, name)
-        return trainer
 
     def _begin(self, gradients: Gradients, plan: DistributedPlan, name: str) -> None:
         self._name = name

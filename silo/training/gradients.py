@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
-from typing import Protocol
+from typing import Generic, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ from silo.api import Experiment
 from silo.errors import ConfigError, SiloError
 from silo.training.model import build_model, count, ignored_warnings, torch_generator, trainable, unflatten
 from silo.training.sampling import poisson_sample
-from silo.training.units import Records, Units, sum_by_owner
+from silo.training.units import Records, Units, sum_by_owner, units_of
 
 
 class Gradients(Protocol):
@@ -167,3 +167,54 @@ class RecordGradients:
                 where=where,
                 fix="try them on made-up records of the same schema",
             ) from error
+
+
+class PlanOfUnits(Protocol):
+    """What both mechanisms' plans say of the model and of what is sampled."""
+
+    @property
+    def unit(self) -> str:
+        """Whom the run protects: ``record`` or ``patient``."""
+        ...
+
+    @property
+    def records_per_patient(self) -> int | None:
+        """The most rows of one patient that count, for unit patient."""
+        ...
+
+    @property
+    def parameters(self) -> int:
+        """How many numbers the model has."""
+        ...
+
+
+P = TypeVar("P", bound=PlanOfUnits)
+
+
+class OnGradients(Generic[P]):
+    """How a trainer of either mechanism is made: on tensors here, or on gradients that are computed elsewhere."""
+
+    def __init__(
+        self,
+        experiment: Experiment,
+        plan: P,
+        features: Tensor,
+        targets: Tensor,
+        *,
+        seed: int,
+        patients: NDArray[np.str_] | None = None,
+    ) -> None:
+        units = units_of(plan.unit, plan.records_per_patient, patients, len(targets))
+        gradients = RecordGradients(experiment, features, targets, parameters=plan.parameters, seed=seed, units=units)
+        self._begin(gradients, plan, experiment.name)
+
+    @classmethod
+    def over(cls, gradients: Gradients, plan: P, name: str) -> Self:
+        """Return a trainer on gradients that are computed elsewhere; ``name`` is the experiment's."""
+        trainer = cls.__new__(cls)
+        trainer._begin(gradients, plan, name)
+        return trainer
+
+    def _begin(self, gradients: Gradients, plan: P, name: str) -> None:
+        """Take up ``gradients``; what a trainer draws and counts begins here."""
+        raise NotImplementedError

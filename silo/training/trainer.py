@@ -11,7 +11,6 @@ Source: PROTOCOL section 5, "LocalDP".
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -22,8 +21,7 @@ from torch import Tensor
 from silo.api import Experiment, Records
 from silo.errors import BudgetExceeded, ConfigError, SiloError
 from silo.training.accounting import Plan
-from silo.training.gradients import Gradients, RecordGradients
-from silo.training.units import units_of
+from silo.training.gradients import Gradients, OnGradients
 
 
 @dataclass(frozen=True)
@@ -34,34 +32,13 @@ class Update:
     steps: int
 
 
-class LocalTrainer:
+class LocalTrainer(OnGradients[Plan]):
     """Trains on one silo's tensors; keeps the count of private steps over the rounds of a run.
 
     ``features`` (n, ...) and ``targets`` (n,) come from :func:`to_tensors`; n may be 0. ``seed`` is the public seed of
     the model; ``patients``, str (n,), says whose each row is, where the plan protects patients. Not for two threads at
     once.
     """
-
-    def __init__(
-        self,
-        experiment: Experiment,
-        plan: Plan,
-        features: Tensor,
-        targets: Tensor,
-        *,
-        seed: int,
-        patients: NDArray[np.str_] | None = None,
-    ) -> None:
-        units = units_of(plan.unit, plan.records_per_patient, patients, len(targets))
-        gradients = RecordGradients(experiment, features, targets, parameters=plan.parameters, seed=seed, units=units)
-        self._begin(gradients, plan, experiment.name)
-
-    @classmethod
-    def over(cls, gradients: Gradients, plan: Plan, name: str) -> Self:
-        """Return a trainer on gradients that are computed elsewhere; ``name`` is the experiment's."""
-        trainer = cls.__new__(cls)
-        trainer._begin(gradients, plan, name)
-        return trainer
 
     def _begin(self, gradients: Gradients, plan: Plan, name: str) -> None:
         from silo.training.optimizer import SiloOptimizer
