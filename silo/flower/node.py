@@ -27,7 +27,7 @@ from silo.home.stops import agent_started, agent_stopped
 from silo.storage import only_one, write_atomically
 
 LOCK, STATUS = "agent.lock", "agent.json"
-BUSY_POLL, IDLE_POLL = 0.05, 1.0
+BUSY_POLL, IDLE_POLL = 0.1, 1.0
 BUSY_SECONDS = 120.0  # after a message the next one is likely: look often for so long
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
 

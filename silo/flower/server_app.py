@@ -25,7 +25,7 @@ from silo.home import Home
 from silo.messages import Packet
 from silo.storage import only_one
 
-POLL_SECONDS = 0.02
+POLL_SECONDS = 0.1
 AGAIN_SECONDS = 10.0
 RETURN_SECONDS = 60.0
 REPLY_SECONDS = 60.0  # between a reply's announcement and the last of its content; then the node is asked again

@@ -15,12 +15,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from flwr.app import Array, ArrayRecord, ConfigRecord, Message, RecordDict
+from flwr.app import Message
 from silo_crypto.shared import SharedKey
 
 from silo.aggregator import Aggregator
 from silo.aggregator.blind import secrets_held
 from silo.custody import set_up_header, shared_parameters
+from silo.flower.records import to_records
+from silo.messages import Packet
 from tests.e2e.federation import Federation
 from tests.e2e.secrets_seen import (
     RecordingTap,
@@ -146,11 +148,7 @@ _HIDDEN: dict[str, Callable[[bytes], object]] = {
 
 def _message(secrets: dict[str, bytes]) -> Message:
     """Return a message as a leaking silo would send it."""
-    arrays = {
-        name: Array(dtype="uint8", shape=(len(blob),), stype="bytes", data=blob) for name, blob in secrets.items()
-    }
-    head = ConfigRecord({"head": b"{}", "signature": bytes(64)})
-    return Message(RecordDict({"silo-head": head, "silo-blobs": ArrayRecord(arrays)}), 101, "query.silo")
+    return Message(to_records(Packet(b"{}", bytes(64), secrets)), 101, "query.silo")
 
 
 def test_a_planted_key_is_reported(federation: Federation) -> None:
