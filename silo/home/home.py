@@ -20,6 +20,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -36,7 +37,6 @@ from silo_policies import (
     Waiver,
     canonical,
     code_signers,
-    load_pack,
     parse_json,
     parse_pack,
     parse_signed,
@@ -55,6 +55,7 @@ from silo.home.keys import (
     load_identity,
     read_private,
 )
+from silo.home.parsed import Parsed
 from silo.home.settings import (
     DataSet,
     Settings,
@@ -95,6 +96,7 @@ class Home:
         self.settings = settings
         self.read_only = read_only
         self._identity: Identity | None = None
+        self._parsed = Parsed()
 
     @classmethod
     def create(
@@ -292,7 +294,7 @@ class Home:
 
     def packs(self) -> tuple[Pack, ...]:
         """Return the home's own policy packs, in the order of their files."""
-        return tuple(_load_packs(self.path / "policy"))
+        return tuple(self._packs_in(self.path / "policy"))
 
     def add_pack(self, pack: Pack, text: bytes) -> None:
         """Keep a pack as a policy of this home and pin its digest; ``text`` is the file it was parsed from."""
@@ -311,7 +313,7 @@ class Home:
     def federation_packs(self) -> tuple[Pack, ...]:
         """Return the packs that the consortium pins; raise :class:`VerificationFailed` if one is missing or another."""
         pins = self.consortium().body.packs
-        packs = tuple(_load_packs(self.path / "policy" / "consortium"))
+        packs = tuple(self._packs_in(self.path / "policy" / "consortium"))
         found = {pack.id: pack.digest for pack in packs}
         if found != pins:
             names = sorted(name for name in pins.keys() | found.keys() if pins.get(name) != found.get(name))
@@ -355,8 +357,8 @@ class Home:
             raise ConfigError(
                 "the home has joined no consortium", where=str(self.path), fix="run `silo consortium join`"
             )
-        signed = _read_signed(ConsortiumManifest, path)
-        if signed.body.digest != self.settings.consortium:
+        signed, digest = self._parsed.of(path, partial(_manifest, where=str(path)))
+        if digest != self.settings.consortium:
             raise VerificationFailed("not the manifest that this home joined", where=str(path), fix="join again")
         return signed
 
@@ -404,7 +406,7 @@ class Home:
                 for person in manifest.people
                 if person.silo == self.name and person.role == "steward"
             }
-        approvals = [_read_signed(Approval, path) for path in sorted((self.path / "approvals").glob("*.json"))]
+        approvals = self._signed(Approval, "approvals")
         return code_signers(code_digest, approvals, people, now=datetime.now(UTC))
 
     def approved(self, code_digest: str) -> bool:
@@ -413,12 +415,24 @@ class Home:
 
     def waivers(self) -> tuple[Signed[Waiver], ...]:
         """Return the waivers on file; the gate decides which of them hold."""
-        return tuple(_read_signed(Waiver, path) for path in sorted((self.path / "waivers").glob("*.json")))
+        return self._signed(Waiver, "waivers")
 
     def add_waiver(self, waiver: Signed[Waiver]) -> None:
         """Keep a signed waiver."""
         file = f"{waiver.body.digest.removeprefix('sha256:')}.json"
         write_atomically(self.path / "waivers" / file, waiver.to_json().encode())
+
+    def _signed(self, kind: type[Body], folder: str) -> tuple[Signed[Body], ...]:
+        """Return the signed documents of one kind on file."""
+        files = sorted((self.path / folder).glob("*.json"))
+        return tuple(self._parsed.of(file, partial(parse_signed, kind, where=str(file))) for file in files)
+
+    def _packs_in(self, folder: Path) -> Iterator[Pack]:
+        for file in sorted(folder.glob("*.yaml")):
+            pack = self._parsed.of(file, partial(parse_pack, origin=file.name))
+            if file.stem != pack.id:
+                raise ConfigError(f"the pack in it is {pack.id}", where=str(file), fix=f"rename it to {pack.id}.yaml")
+            yield pack
 
     # Runs
 
@@ -471,20 +485,10 @@ def _fill(path: Path, settings: Settings, data: Iterable[DataSet]) -> None:
     write_settings(path, settings)
 
 
-def _load_packs(folder: Path) -> Iterator[Pack]:
-    for path in sorted(folder.glob("*.yaml")):
-        pack = load_pack(path)
-        if path.stem != pack.id:
-            raise ConfigError(f"the pack in it is {pack.id}", where=str(path), fix=f"rename it to {pack.id}.yaml")
-        yield pack
-
-
-def _read_signed(kind: type[Body], path: Path) -> Signed[Body]:
-    try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read the file: {error.strerror}", where=str(path), fix="restore it") from error
-    return parse_signed(kind, content, where=str(path))
+def _manifest(content: bytes, where: str) -> tuple[Signed[ConsortiumManifest], str]:
+    """Return a consortium's manifest and its digest."""
+    signed = parse_signed(ConsortiumManifest, content, where=where)
+    return signed, signed.body.digest
 
 
 def _public(name: str, keys: Keys) -> PublicIdentity:
