@@ -9,7 +9,7 @@ in the same run (`deployment_stock.py`), and so is the run without encryption, l
 
     exchange   20 rounds of the heart example, 4 silos; memory of each party's processes, and its slope over the rounds
     stock      5 exchanges of 32 numbers through stock Flower
-    overhead   the whole run against the plain one, local engine, in turn, medians
+    overhead   the whole run against the plain one, as real processes and on the local engine, in turn, medians
     silos      4, 8, 16, 32 silos in one process: seconds, bytes and MiB that one more silo costs
     large      an update of 50 million parameters from 3 silos; only when it is named
 """
@@ -31,6 +31,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from silo.aggregator import SERVING
 from silo.demo.hospitals import REFUSER, Hospital, cast
 from tests.e2e.deployment import Deployment
 
@@ -89,7 +90,44 @@ def stock(rounds: int, custody: str) -> list[Row]:
 
 
 def overhead(rounds: int, custody: str) -> list[Row]:
-    """The whole run on the local engine, with everything and plain, in turn."""
+    """The whole run with everything and plain: real processes side by side, then the local engine, in turn, medians."""
+    return [*_overhead_deployed(rounds, custody), *_overhead_local(rounds, custody)]
+
+
+def _overhead_deployed(rounds: int, custody: str) -> list[Row]:
+    """One deployment of real processes after the other: an idle one would still ask its SuperLink for messages."""
+    plain = ("benchmarks.deployment_plain",)
+    seconds: dict[str, list[float]] = {}
+    for kind, module in (("whole", ()), ("plain", plain)):
+        with (
+            tempfile.TemporaryDirectory(prefix="silo-bench-") as folder,
+            Deployment(
+                Path(folder), rounds=rounds, custody=custody, epsilon=0.5, agent=module, server=module
+            ) as deployment,
+        ):
+            deployment.up()
+            for name in deployment.names:
+                deployment.join(name)
+            deployment.wait_for(deployment.names)
+            # The first warms up.
+            seconds[kind] = [_seconds_of_a_run(deployment) for _ in range(REPEATS + 1)]
+            sys.stderr.write(f"overhead, real processes, {kind}: {[round(each, 2) for each in seconds[kind]]} s\n")
+    return _overhead_rows(f"real processes, {custody}", seconds["whole"], seconds["plain"], rounds)
+
+
+def _seconds_of_a_run(deployment: Deployment) -> float:
+    """Submit a run; return the seconds from the first invitation of its app to its result."""
+    submission = deployment.sign()
+    with deployment.client() as client:
+        client.submit(submission)
+    folder = deployment.aggregator.path / "runs" / submission.run.body.run
+    deployment.until((folder / SERVING).exists, PATIENCE, "the app starts")
+    started = time.monotonic()
+    deployment.until((folder / "result.json").exists, PATIENCE, "the run ends")
+    return time.monotonic() - started
+
+
+def _overhead_local(rounds: int, custody: str) -> list[Row]:
     from benchmarks.deployment_plain import play
     from silo.aggregator import Aggregator
     from silo.flower import client_app
@@ -117,9 +155,13 @@ def overhead(rounds: int, custody: str) -> list[Row]:
             plain.append(time.monotonic() - started)
             sys.stderr.write(f"overhead {number}: {ours[-1]:.2f} s against {plain[-1]:.2f} s\n")
         client_app.forget_agents()
+    return _overhead_rows(f"local engine, {custody}", ours, plain, rounds)
+
+
+def _overhead_rows(engine: str, ours: list[float], plain: list[float], rounds: int) -> list[Row]:
     whole, bare = statistics.median(ours[1:]), statistics.median(plain[1:])
     return [
-        _row(f"whole run, {rounds} rounds, local engine, {custody}", whole, "s"),
+        _row(f"whole run, {rounds} rounds, {engine}", whole, "s"),
         _row("the same without encryption, log and policies", bare, "s"),
         _row("ratio", whole / bare, "x", 1.3),
         _row("what those add to a round", (whole - bare) / rounds, "s"),

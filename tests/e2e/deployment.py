@@ -52,6 +52,7 @@ class Deployment:
         address: where the edge listens, besides on loopback.
         within: what comes before the command of a process, by name ("" for all others): to enter a namespace.
         agent: the module, and what comes before the command, that plays ``silo`` for the agents; silo itself if empty.
+        server: the same for the aggregator.
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class Deployment:
         address: str | None = None,
         within: Mapping[str, Sequence[str]] = MappingProxyType({}),
         agent: Sequence[str] = (),
+        server: Sequence[str] = (),
     ) -> None:
         path = experiment or shipped_experiment()
         loaded, digest = load_experiment(path)
@@ -99,7 +101,7 @@ class Deployment:
         self._within = within
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.nodes = {name: number for number, name in enumerate(self.names, start=101)}  # in the local engine
-        self._agent = tuple(agent)
+        self._agent, self._server = tuple(agent), tuple(server)
         self._count = 0
 
     def __enter__(self) -> Self:
@@ -145,7 +147,7 @@ class Deployment:
 
     def up(self) -> None:
         """Start the aggregator."""
-        self.start("aggregator", "aggregator", "up", "--home", str(self.aggregator.path))
+        self.start("aggregator", "aggregator", "up", "--home", str(self.aggregator.path), module=self._server)
 
     def join(self, name: str) -> None:
         """Start a silo's agent."""
