@@ -43,7 +43,7 @@ class _Asked:
     packet: Packet
     messages: list[str] = field(default_factory=list)
     again: float = 0.0
-    wait: float = AGAIN_SECONDS
+    wait: float = field(default_factory=lambda: AGAIN_SECONDS)
     missing_since: float | None = None
 
 
@@ -70,7 +70,7 @@ class GridExchange:
         started = time.monotonic()
         end = started + seconds
         with _interrupted():
-            waiting = self._push([_Asked(node, packet) for node, packet in packets.items()], kind, end)
+            waiting = self._push([_Asked(node, packet) for node, packet in packets.items()], kind, started, end)
             answers: dict[str, Packet | None] = dict.fromkeys(packets)
             while waiting and time.monotonic() < end:
                 arrived = list(self._grid.pull_messages([each for asked in waiting for each in asked.messages]))
@@ -79,13 +79,14 @@ class GridExchange:
                 now = time.monotonic()
                 lost = [each for each in waiting if now - (each.missing_since or now) > RETURN_SECONDS]
                 waiting = [each for each in waiting if each not in lost]
-                self._push([each for each in waiting if now >= each.again], kind, end)
+                if now >= end:  # a look can take a minute: Flower waits for content that was announced
+                    break
+                self._push([each for each in waiting if now >= each.again], kind, now, end)
                 if waiting and not arrived:
                     time.sleep(min(max((now - started) / 4, SOONEST_LOOK), LATEST_LOOK))
         return answers
 
-    def _push(self, asked: list[_Asked], kind: str, end: float) -> list[_Asked]:
-        now = time.monotonic()
+    def _push(self, asked: list[_Asked], kind: str, now: float, end: float) -> list[_Asked]:
         messages = [
             self._grid.create_message(to_records(each.packet), kind, int(each.node), group_id="silo", ttl=end - now)
             for each in asked
