@@ -53,7 +53,7 @@ from silo.submission import Submission
 
 RESULT, FAILURE, SERVING = "result.json", "failure.json", "serving.lock"
 GATHER_SECONDS = 20.0
-INVITE_SECONDS = 120.0
+INVITE_SECONDS = 300.0
 STEP_SECONDS = 300.0
 ROUND_SECONDS = 1800.0
 FINISH_SECONDS = 300.0
