@@ -13,6 +13,7 @@ Killing the guard kills the child, and the child, being process 1 of its space, 
 from __future__ import annotations
 
 import contextlib
+import gc
 import json
 import os
 import select
@@ -99,6 +100,8 @@ def load_libraries() -> None:
     torch.backends.cpu.get_cpu_capability()
     import silo.sandbox.worker
     import silo.training.optimizer  # noqa: F401
+
+    gc.freeze()  # a child that collects its garbage would otherwise visit, and so copy, all of this
 
 
 def _guard(order: confine.Order, channel: int) -> None:

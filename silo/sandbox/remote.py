@@ -226,8 +226,8 @@ class RemoteGradients:
 
     @property
     def noised(self) -> Vector:
-        """A copy of its gradient, float32 (d,), as the optimiser left it."""
-        return torch.empty(0).numpy() if self._flat.grad is None else self._flat.grad.numpy().copy()
+        """Its gradient, float32 (d,), as the optimiser left it: no copy."""
+        return torch.empty(0).numpy() if self._flat.grad is None else self._flat.grad.numpy()
 
     @contextmanager
     def at(self, start: Vector) -> Iterator[None]:
@@ -239,8 +239,7 @@ class RemoteGradients:
         """Set the weights, float32 (d,); raises where one is not finite."""
         if weights.shape != self._flat.shape or not np.isfinite(weights).all():
             raise ConfigError("the model's vector is not finite", where="model", fix="lower the learning rate")
-        with torch.no_grad():
-            self._flat.copy_(torch.from_numpy(np.array(weights)))  # a copy: torch warns of read-only arrays
+        self._flat.detach().numpy()[:] = weights
 
     def sample(self, rate: float, rng: Csprng) -> None:
         """Draw a batch, each unit with probability ``rate``, and set ``grad_sample``, (m, d) for m units.

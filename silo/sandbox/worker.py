@@ -8,6 +8,7 @@ gradients of single records at the weights and rows it is told.
 
 from __future__ import annotations
 
+import gc
 import json
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -39,7 +40,6 @@ class Worker:
         self._tensors: tuple[Tensor, Tensor] | None = None
         self._test: tuple[Tensor, Tensor] | None = None
         self._gradients: RecordGradients | None = None
-        self._weights: Array = np.empty(0, dtype=np.float32)
 
     def examine(self, head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Answer:
         """Load the bundle, try it on made-up records, and return the initial weights and the metrics' names."""
@@ -47,6 +47,7 @@ class Worker:
         self._schema, self._seed = schema_from_json(json.loads(arrays["schema"].tobytes())), head["seed"]
         check_experiment(self._experiment, self._schema)
         initial = flatten(build_model(self._experiment, self._seed))
+        gc.collect()  # Opacus's hooks are cycles: what was tried would stay beside the model that trains
         return {"metrics": sorted(self._experiment.metrics)}, {"initial": initial}
 
     def tensors(self, head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Answer:
@@ -68,17 +69,17 @@ class Worker:
         )
         return {}, {}
 
-    def gradients(self, head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Answer:
+    def gradients(self, head: Mapping[str, Any], arrays: dict[str, Array]) -> Answer:
         """Return the gradient of each training record at ``rows``, float32 (m, d), at the weights given last."""
         gradients, rows = self._gradients or _out_of_turn(), arrays["rows"]
-        self._weights = arrays.get("weights", self._weights)
-        with gradients.at(self._weights):
+        if "weights" in arrays:
+            gradients.place(arrays.pop("weights"))  # and they are kept once, in the model
+        with gradients.at(None):
             gradients.take(rows)
             samples: list[Tensor] = [p.grad_sample for p in gradients.parameters]  # type: ignore[union-attr]
-            parts = [each.reshape(len(rows), -1).numpy() for each in samples]
-            found = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
             gradients.clear()
-        return {}, {"gradients": found}
+        parts = [each.reshape(len(rows), -1).numpy() for each in samples]
+        return {}, {"gradients": parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)}
 
     def scores(self, head: Mapping[str, Any], arrays: Mapping[str, Array]) -> Answer:
         """Return the model's outputs on the test rows at the given weights."""
@@ -103,17 +104,23 @@ def _out_of_turn() -> Any:
 def serve(channel: Channel) -> None:
     """Answer requests until the agent closes the channel."""
     worker = Worker()
-    while True:
-        try:
-            head, arrays = channel.receive_any()
-        except ChannelFault:
-            return
-        act: Callable[..., Answer] = getattr(worker, head["do"])
-        try:
-            answer, found = act(head, arrays)
-            channel.send({"ok": True, **answer}, found, seconds=_SECONDS)
-        except Exception as error:
-            channel.send({"ok": False, **_told(error)}, seconds=_SECONDS)
+    while _answered(worker, channel):
+        pass  # nothing of a request, or of its answer, is kept here until the next one
+
+
+def _answered(worker: Worker, channel: Channel) -> bool:
+    """Answer one request; tell whether there was one."""
+    try:
+        head, arrays = channel.receive_any()
+    except ChannelFault:
+        return False
+    act: Callable[..., Answer] = getattr(worker, head["do"])
+    try:
+        answer, found = act(head, arrays)
+        channel.send({"ok": True, **answer}, found, seconds=_SECONDS)
+    except Exception as error:
+        channel.send({"ok": False, **_told(error)}, seconds=_SECONDS)
+    return True
 
 
 def _told(error: Exception) -> dict[str, str]:

@@ -38,7 +38,7 @@ class Gradients(Protocol):
 
     @property
     def noised(self) -> NDArray[np.float32]:
-        """A copy of ``p.grad``, float32 (d,), as the optimiser left it."""
+        """``p.grad``, float32 (d,), as the optimiser left it: a copy, or the thing itself until :meth:`clear`."""
         ...
 
     def at(self, start: NDArray[np.float32]) -> AbstractContextManager[None]:
@@ -110,11 +110,12 @@ class RecordGradients:
         unflatten(self._module, weights)
 
     @contextmanager
-    def at(self, start: NDArray[np.float32]) -> Iterator[None]:
-        """Set the weights, float32 (d,), and hold torch's generator while gradients are taken."""
+    def at(self, start: NDArray[np.float32] | None) -> Iterator[None]:
+        """Set the weights, float32 (d,), if not None, and hold torch's generator while gradients are taken."""
         # Dropout may draw from torch's generator: its seed is of no run and no researcher.
         with torch_generator(int.from_bytes(os.urandom(7), "little")):
-            self.place(start)
+            if start is not None:
+                self.place(start)
             self._model.train()
             yield
 
@@ -153,6 +154,8 @@ class RecordGradients:
                         fix="use reduction='none' and return shape (n,)",
                     )
                 losses.sum().backward()  # type: ignore[no-untyped-call]
+            for p in self.parameters:
+                p.grad = None  # the sum over the batch, which autograd makes too
             for p in self.parameters:
                 if p.grad_sample is None or len(p.grad_sample) != len(targets):  # type: ignore[attr-defined]
                     raise ConfigError(

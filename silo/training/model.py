@@ -93,8 +93,6 @@ def unflatten(model: nn.Module, vector: NDArray[np.float32]) -> None:
     if not np.isfinite(vector).all():
         raise ConfigError("the model's vector holds NaN or infinity", where="model", fix="lower the learning rate")
     position = 0
-    with torch.no_grad():
-        for p in trainable(model):
-            part = vector[position : position + p.numel()]
-            p.copy_(torch.from_numpy(np.array(part)).view_as(p))
-            position += p.numel()
+    for p in trainable(model):
+        p.detach().numpy()[...] = vector[position : position + p.numel()].reshape(p.shape)
+        position += p.numel()

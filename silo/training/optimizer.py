@@ -20,6 +20,8 @@ from silo_crypto.randomness import Csprng
 from silo.training.noise import add_gaussian
 from silo.training.per_record import PerRecord, Streamed, per_record
 
+_CHUNK = 1 << 20  # values noised at a time: the sampler takes some 60 bytes for each
+
 
 def clipped_sums(parameters: Sequence[torch.nn.Parameter], clipping_norm: float) -> list[torch.Tensor]:
     """Return for each parameter the sum of its per-record gradients, float64 of its shape.
@@ -33,17 +35,22 @@ def clipped_sums(parameters: Sequence[torch.nn.Parameter], clipping_norm: float)
         return _clipped([per_record(p) for p in parameters], clipping_norm)
     (parts,), total = found, torch.zeros(parameters[0].shape, dtype=torch.float64)
     for part in parts:
-        total += _clipped([part], clipping_norm)[0]
+        part.add_weighted(total, *_factors([part], clipping_norm))
+        del part  # before the next one comes: of a large model each is a few hundred MB
     return [total]
 
 
 def _clipped(samples: Sequence[PerRecord], clipping_norm: float) -> list[torch.Tensor]:
+    factors, rows = _factors(samples, clipping_norm)
+    return [each.weighted_sum(factors, rows) for each in samples]
+
+
+def _factors(samples: Sequence[PerRecord], clipping_norm: float) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return what each good record's gradient is multiplied by, float64 (k,), and which are good, or None for all."""
     norms = torch.stack([each.squared_norms() for each in samples]).sum(0).sqrt()
     good = torch.isfinite(norms)
     factors = torch.where(good, clipping_norm / norms.clamp(min=clipping_norm), 0.0)
-    rows = None if bool(good.all()) else good
-    kept = factors if rows is None else factors[good]
-    return [each.weighted_sum(kept, rows) for each in samples]
+    return (factors, None) if bool(good.all()) else (factors[good], good)
 
 
 class SiloOptimizer(DPOptimizer):  # type: ignore[misc]
@@ -82,13 +89,20 @@ class SiloOptimizer(DPOptimizer):  # type: ignore[misc]
 
     def add_noise(self) -> None:
         """Set ``p.grad``, float32, to the noised sums; one draw for the whole vector."""
-        sums = np.concatenate([p.summed_grad.numpy().ravel() for p in self.params])
-        noised = torch.from_numpy(add_gaussian(sums, self.noise_multiplier * self.max_grad_norm, self._rng))
-        self.noise_draws += 1
-        position = 0
+        parts = [p.summed_grad.numpy().ravel() for p in self.params]
         for p in self.params:
-            p.grad = noised[position : position + p.numel()].to(p.dtype).view_as(p)
-            position += p.numel()
+            p.summed_grad = None
+        sums = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        del parts
+        noised = np.empty(len(sums), dtype=np.float32)
+        for start in range(0, len(sums), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            noised[part] = add_gaussian(sums[part], self.noise_multiplier * self.max_grad_norm, self._rng)
+        self.noise_draws += 1
+        for p, grad in zip(
+            self.params, torch.split(torch.from_numpy(noised), [p.numel() for p in self.params]), strict=True
+        ):
+            p.grad = grad.view_as(p)
 
     def pre_step(self, closure: None = None) -> bool:
         """Clip, add noise and divide. (Opacus's would look for whole per-record gradients first.)"""

@@ -43,11 +43,21 @@ class Whole:
         rest = g[:, runs * _RUN :].norm(2, dim=1, keepdim=True)
         return torch.cat([whole, rest], dim=1).double().square().sum(1)
 
-    def weighted_sum(self, factors: Tensor, good: Tensor | None) -> Tensor:
-        """Return the sum of factors[i] x gradient i over the records ``good`` (all if None), float64 of the shape."""
+    def add_weighted(self, total: Tensor, factors: Tensor, good: Tensor | None) -> None:
+        """Add to ``total``, float64 (d,), the sum of factors[i] x gradient i over the records ``good`` (all if None).
+
+        Beside ``total`` this takes a few MiB, however long the gradients are.
+        """
         g = self._rows if good is None else self._rows[good]
         width = max(1, _CHUNK // max(1, len(g)))
-        return torch.cat([factors @ part.double() for part in torch.split(g, width, dim=1)]).view(self._shape)
+        for into, part in zip(torch.split(total, width), torch.split(g, width, dim=1), strict=True):
+            into += factors @ part.double()
+
+    def weighted_sum(self, factors: Tensor, good: Tensor | None) -> Tensor:
+        """Return the sum that :meth:`add_weighted` adds, float64 of the shape."""
+        total = torch.zeros(self._shape.numel(), dtype=torch.float64)
+        self.add_weighted(total, factors, good)
+        return total.view(self._shape)
 
 
 class Outer:

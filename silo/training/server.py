@@ -23,6 +23,7 @@ from silo.errors import ConfigError
 Model = NDArray[np.float32]
 Update = NDArray[np.float32] | NDArray[np.float64]
 State = dict[str, NDArray[np.float64]]
+_CHUNK = 1 << 16  # float64 copies of models of any length stay in the cache
 
 
 class ServerOptimizer(Protocol):
@@ -49,7 +50,7 @@ class _Average:
         """There is nothing to go on with."""
 
     def step(self, model: Model, update: Update) -> Model:
-        return _moved(model, update.astype(np.float64))
+        return _moved(model, update)
 
 
 class _Momentum:
@@ -94,9 +95,13 @@ class _Adaptive:
         return _moved(model, self._rate * self._m / (np.sqrt(self._v) + self._tau))
 
 
-def _moved(model: Model, step: NDArray[np.float64]) -> Model:
+def _moved(model: Model, step: Update) -> Model:
+    moved = np.empty(len(model), dtype=np.float32)
     with np.errstate(over="ignore"):  # an infinite weight is refused, by name, where the model is used
-        return (model.astype(np.float64) + step).astype(np.float32)
+        for start in range(0, len(model), _CHUNK):
+            part = slice(start, start + _CHUNK)
+            moved[part] = model[part].astype(np.float64) + step[part]
+    return moved
 
 
 def aggregation_spec(aggregation: Aggregation) -> AggregationSpec:

@@ -90,11 +90,11 @@ class LocalTrainer(OnGradients[Plan]):
                 self._gradients.place(weights)
                 self._gradients.sample(self._plan.sample_rate, self._rng)
                 self._optimizer.step()
-                weights -= rate * self._gradients.noised
+                _descend(weights, rate, self._gradients.noised)
                 self._gradients.clear()
                 if not np.isfinite(weights).all():
                     break
-            vector = weights - start
+            vector = np.subtract(weights, start, out=weights)
         if not np.isfinite(vector).all():
             raise ConfigError(
                 "training left the range of float32",
@@ -102,6 +102,12 @@ class LocalTrainer(OnGradients[Plan]):
                 fix="lower learning_rate, or raise expected_batch",
             )
         return Update(vector, self.steps - before)
+
+
+def _descend(weights: NDArray[np.float32], rate: np.float32, noised: NDArray[np.float32]) -> None:
+    """Take a step in place; ``noised`` is overwritten."""
+    noised *= rate
+    weights -= noised
 
 
 def to_tensors(experiment: Experiment, records: Records) -> tuple[Tensor, Tensor]:

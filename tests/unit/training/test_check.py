@@ -1,5 +1,6 @@
 """What would break per-record privacy by an honest mistake is found on made-up records, with the fix."""
 
+import gc
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -159,3 +160,19 @@ def test_made_up_records_are_the_same_every_time_and_hold_every_kind() -> None:
     assert np.isnan(first.numbers("age")).any()
     assert (first["sex"] == "").any()
     assert (first["sex"] == "Female").any()
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="the peak is read from proc(5)")
+def test_trying_a_large_model_takes_a_few_times_its_size() -> None:
+    def resident(name: str) -> int:
+        lines = Path("/proc/self/status").read_text().splitlines()
+        return 1024 * next(int(line.split()[1]) for line in lines if line.startswith(f"{name}:"))
+
+    large = make(lambda: nn.Sequential(nn.Linear(WIDTH, 250_000), nn.ReLU(), nn.Linear(250_000, 1), nn.Flatten(0)))
+    check_experiment(make(good()), HEART)  # what is loaded or made once
+    gc.collect()
+    Path("/proc/self/clear_refs").write_text("5")
+    before = resident("VmRSS")
+    parameters = check_experiment(large, HEART)
+    # The child in which a silo tries an experiment may use 4 GiB; at 97 bytes that was 40 million parameters.
+    assert resident("VmHWM") - before < 60 * parameters
