@@ -15,7 +15,7 @@ import os
 import sqlite3
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -24,21 +24,23 @@ from silo.errors import ConfigError, VerificationFailed
 BUSY_SECONDS = 30.0
 
 
-def write_atomically(path: Path, content: bytes, *, mode: int = 0o600) -> None:
+def write_atomically(path: Path, content: bytes | Iterable[bytes], *, mode: int = 0o600) -> None:
     """Write ``content`` to ``path`` so that readers see the old file or the whole new one, also after a power cut.
+
+    What is too large to be held twice comes in parts, of which one at a time is made.
 
     The file appears with ``mode``, whatever the umask; what is there and no file (a pipe, ``/dev/null``) is written to,
     never replaced. Raises :class:`ConfigError` if it cannot be written.
     """
-    temporary = ""
+    temporary, parts = "", [content] if isinstance(content, bytes) else content
     try:
         if path.exists() and not (path.is_file() or path.is_dir()):
-            path.write_bytes(content)
+            path.write_bytes(b"".join(parts))
             return
         descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(file.fileno(), mode)
-            file.write(content)
+            file.writelines(parts)  # which lets go of each before it asks for the next
             file.flush()
             os.fsync(file.fileno())
         Path(temporary).replace(path)

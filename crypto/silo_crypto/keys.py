@@ -17,6 +17,7 @@ import json
 import os
 import re
 import stat
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,12 +29,14 @@ from Crypto.Signature import eddsa
 
 from silo_crypto import labels
 from silo_crypto.errors import KeyUseError, SignatureError
+from silo_crypto.protocol import Payload
 
 SIGNATURE_BYTES = 64
 PUBLIC_KEY_BYTES = 32
 ROTATION_BYTES = 2 * SIGNATURE_BYTES
 CONTEXT_BYTES = 32
-SEAL_OVERHEAD = 32 + 16  # the encapsulated key and the GCM tag
+TAG_BYTES = 16
+SEAL_OVERHEAD = PUBLIC_KEY_BYTES + TAG_BYTES  # the encapsulated key and the GCM tag
 
 SIGNING_FILE = "identity.ed25519.pem"
 SEALING_FILE = "sealing.x25519.pem"
@@ -177,16 +180,29 @@ class Identity(Secret):
 
     def open(self, info: bytes, box: bytes) -> bytes:
         """Return what :func:`seal` put into ``box`` for this identity under the same ``info``; else KeyUseError."""
+        return self.unsealer(info, box[:PUBLIC_KEY_BYTES])(box[PUBLIC_KEY_BYTES:])
+
+    def unsealer(self, info: bytes, beginning: bytes) -> Callable[[bytes], bytes]:
+        """Return what opens, one after the other, the messages of :func:`sealer`, which gave ``beginning``.
+
+        It raises KeyUseError for a message that is altered, or not the next one.
+        """
+
+        def closed() -> KeyUseError:
+            return KeyUseError(f"a sealed box does not open for {self._name}", fix="it is for another key or purpose")
+
         try:
-            context = HPKE.new(
-                receiver_key=self._sealing, aead_id=HPKE.AEAD.AES256_GCM, enc=box[:PUBLIC_KEY_BYTES], info=info
-            )
-            plaintext: bytes = context.unseal(box[PUBLIC_KEY_BYTES:])
+            context = HPKE.new(receiver_key=self._sealing, aead_id=HPKE.AEAD.AES256_GCM, enc=beginning, info=info)
         except ValueError:  # the cause may quote key material: it is not chained
-            raise KeyUseError(
-                f"a sealed box does not open for {self._name}", fix="it is for another key or purpose"
-            ) from None
-        return plaintext
+            raise closed() from None
+
+        def unseal(message: bytes) -> bytes:
+            try:
+                return bytes(context.unseal(message))
+            except ValueError:
+                raise closed() from None
+
+        return unseal
 
     def save(self, directory: Path, passphrase: bytes | str) -> None:
         """Write both keys, encrypted, mode 0600, and the public half. An existing file is never overwritten."""
@@ -229,14 +245,23 @@ def _rotation(label: bytes, old: PublicIdentity, new: PublicIdentity, context: b
     return b"".join((label, b"\0", context, old.ed25519, old.x25519, new.ed25519, new.x25519, old.name.encode()))
 
 
-def seal(recipient: PublicIdentity, info: bytes, plaintext: bytes) -> bytes:
+def seal(recipient: PublicIdentity, info: bytes, plaintext: Payload) -> bytes:
     """Return an HPKE box (48 bytes longer than ``plaintext``) that only ``recipient`` opens, under the same ``info``.
 
     ``info`` starts with a label and binds everything the box belongs to; each box has a key of its own.
     """
-    context = HPKE.new(receiver_key=_sealing_key(recipient.x25519), aead_id=HPKE.AEAD.AES256_GCM, info=info)
-    box: bytes = context.enc + context.seal(plaintext)
-    return box
+    beginning, sealed = sealer(recipient, info)
+    return beginning + sealed(plaintext)
+
+
+def sealer(recipient: PublicIdentity, info: bytes) -> tuple[bytes, Callable[[Payload], bytes]]:
+    """Return the 32 bytes that a box begins with and what seals its messages, each 16 bytes longer, in their order.
+
+    For what is too large to be sealed in one piece (RFC 9180, section 5.2). A message that was altered, left out or
+    moved does not open; that the last ones are missing, the reader must see from what it reads.
+    """
+    context: Any = HPKE.new(receiver_key=_sealing_key(recipient.x25519), aead_id=HPKE.AEAD.AES256_GCM, info=info)
+    return context.enc, context.seal
 
 
 @functools.lru_cache(maxsize=1024)  # the check below costs as much as a verification

@@ -81,9 +81,11 @@ class GroupKey(Secret):
             raise KeyUseError("this epoch's key was destroyed after a failed check", fix="start a new epoch")
         return self._key
 
-    def derive(self, label: bytes, context: bytes) -> bytes:
+    def derive(self, label: bytes, context: Payload) -> bytes:
         """Return the 32-byte key HMAC-SHA256(group key, label, 0, context)."""
-        return hmac.digest(self.export(), label + b"\0" + context, "sha256")
+        state = hmac.new(self.export(), label + b"\0", hashlib.sha256)
+        state.update(context)
+        return state.digest()
 
 
 def limb_count(value_bits: int) -> int:

@@ -93,7 +93,7 @@ def session_for(submission: Submission, members: Sequence[str], identity: Identi
 
 def model_tag(group: GroupKey, model: NDArray[np.float32]) -> bytes:
     """Return HMAC(group key, model): an HMAC and not a hash, because a small model can be guessed."""
-    return group.derive(labels.MODEL, model.astype("<f4").tobytes())
+    return group.derive(labels.MODEL, model.astype("<f4", copy=False).view(np.uint8).data)
 
 
 class SharedSession:

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 from silo_crypto.keys import seal
+from silo_crypto.protocol import Payload
 
 from silo.errors import VerificationFailed
 from silo.messages import Acknowledged, Packet, Signature, open_packet, sender_of
@@ -32,8 +33,8 @@ def release_info(label: bytes, manifest: bytes, silo: str, researcher: str) -> b
 def seal_release(submission: Submission, silo: str, model: NDArray[np.float32], *, whole: bool) -> dict[str, bytes]:
     """Return ``digest``, and ``model`` if ``whole``, each sealed to the researcher; ``model`` is float32, (d,)."""
     researcher = submission.researcher()
-    weights = model.astype("<f4").tobytes()
-    parts = {"digest": (DIGEST_INFO, hashlib.sha256(weights).digest())}
+    weights = model.astype("<f4", copy=False).view(np.uint8).data
+    parts: dict[str, tuple[bytes, Payload]] = {"digest": (DIGEST_INFO, hashlib.sha256(weights).digest())}
     if whole:
         parts["model"] = (MODEL_INFO, weights)
     return {

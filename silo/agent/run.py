@@ -11,13 +11,14 @@ Source: PROTOCOL section 4.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
 from silo_crypto.errors import VerificationError
 from silo_crypto.keys import Identity
-from silo_crypto.protocol import Header
+from silo_crypto.protocol import Header, Payload
 from silo_crypto.verification import chain
 
 from silo.agent.custody import Session, model_tag, session_for
@@ -82,6 +83,7 @@ class Run(Releases):
             examined = self._examined
             self._prepared = self._guarded(lambda: prepare(submission, self._dataset, examined))
             self._model = examined.initial
+            self._examined = replace(examined, initial=examined.initial[:0])  # the model moves on: kept once
             self.permitted = True
             self._log_start()
         else:
@@ -149,8 +151,8 @@ class Run(Releases):
 
     # 3. Rounds -------------------------------------------------------------------------------------------------------
 
-    def round(self, head: RoundRequest, blobs: Mapping[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
-        """Apply the previous aggregate, ask the policy, train, charge, encrypt."""
+    def round(self, head: RoundRequest, blobs: dict[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
+        """Apply the previous aggregate, which is taken out of ``blobs``, ask the policy, train, charge, encrypt."""
         session = self._require_session(head.members)
         self._witness(blobs, enough=True)
         if head.round != self._rounds + 1 or head.attempt != 1:
@@ -213,7 +215,7 @@ class Run(Releases):
                 "training failed on this silo's records", fix="its own log says why, to its own people"
             ) from error
 
-    def _apply(self, previous: Previous | None, blobs: Mapping[str, bytes]) -> None:
+    def _apply(self, previous: Previous | None, blobs: dict[str, bytes]) -> None:
         """Open the aggregate that is due, verify it, and take the step that it makes to the next model."""
         if self._sent is None:
             if previous is not None or "aggregate" in blobs:
@@ -224,7 +226,7 @@ class Run(Releases):
         if previous is None or (previous.round, previous.attempt) != (header.round, header.attempt):
             raise VerificationFailed(f"the aggregate of round {header.round} is missing", where=f"run {self.id}")
         try:
-            sums = session.open(header, blobs.get("aggregate", b""), previous.uploaders, own=self._sent.uploaded)
+            sums = session.open(header, blobs.pop("aggregate", b""), previous.uploaders, own=self._sent.uploaded)
         except VerificationError as error:
             # What was wrong with it came from decrypting: told to the sender, it would be a decryption oracle.
             self.record_fault(str(error))
@@ -249,7 +251,7 @@ class Run(Releases):
 
     # 4. Finish -------------------------------------------------------------------------------------------------------
 
-    def finish(self, head: Finish, blobs: Mapping[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
+    def finish(self, head: Finish, blobs: dict[str, bytes], common: Common) -> tuple[Head, dict[str, bytes]]:
         """Apply the last aggregate and sign for the model it makes."""
         session = self._require_session(self._members)
         self._witness(blobs, enough=True)
@@ -307,8 +309,10 @@ class Run(Releases):
             "finished": self._finished,
             "witnessed": 0 if self._witnessing is None else self._witnessing.last,
         }
-        blobs = {"model": self._model.tobytes(), "session": b"" if session is None else session.export()}
-        blobs |= {f"server/{name}": array.tobytes() for name, array in self._ready.mechanism.state().items()}
+        state = self._ready.mechanism.state()
+        blobs: dict[str, Payload] = {"session": b"" if session is None else session.export()}
+        blobs |= {f"server/{name}": array.view(np.uint8).data for name, array in state.items()}
+        blobs["model"] = self._model.view(np.uint8).data
         return Memory(self._manifest, facts, blobs)
 
     @classmethod
@@ -358,6 +362,6 @@ class Run(Releases):
         self._prepared.mechanism.resume(state, reservation.charged)
         self._session = session_for(submission, self._members, self._identity, self._home.shares_path)
         self._opened.callback(self._session.close)
-        self._session.resume(blobs["session"])
+        self._session.resume(bytes(blobs["session"]))
         self._begin_witnessing(facts["witnessed"])
         self._log_start()
