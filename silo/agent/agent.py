@@ -10,6 +10,8 @@ import logging
 import math
 import threading
 import time
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from silo_crypto.errors import CryptoError
@@ -69,9 +71,11 @@ class SiloAgent:
         except Exception as error:  # every failure becomes a fault: the aggregator gets an answer, never a traceback
             return self._fault(error, None, packet)
         started, beat = time.monotonic(), self._beat(head)
+        # Blobs of hundreds of megabytes are let go as soon as they were used, if the caller holds them no longer.
+        packet, blobs = replace(packet, blobs={}), dict(packet.blobs)
         with self._lock:
             try:
-                answer = self._answer(head, packet)
+                answer = self._answer(head, packet, blobs)
             except Exception as error:
                 answer = self._fault(error, head, packet)
         time.sleep(pause(time.monotonic() - started, beat))
@@ -96,7 +100,7 @@ class SiloAgent:
             self._runs.clear()
             self._answered.clear()
 
-    def _answer(self, head: Head, packet: Packet) -> Packet:
+    def _answer(self, head: Head, packet: Packet, given: dict[str, bytes]) -> Packet:
         """Answer a new request. A repeated one changes nothing: the last gets its identical bytes again, an older one
         is told so. Transports deliver twice, and whoever recorded a message can send it again."""
         asked = head_digest(packet)
@@ -107,7 +111,7 @@ class SiloAgent:
             if again is None:
                 raise PeerError("this request was answered before", where=f"run {head.run}")
             return again
-        reply, blobs = self._dispatch(head, packet)
+        reply, blobs = self._dispatch(head, asked, given)
         answer = seal_packet(reply, self._identity, blobs)
         # Only the last answer is kept whole; of the others, that they were given (nothing, once the run was ended).
         # A round's own stay until it is over: an aggregator that was restarted asks for all of them again.
@@ -149,26 +153,26 @@ class SiloAgent:
             memory.forget(self._home.run_path(head.run))
             raise
 
-    def _dispatch(self, head: Head, packet: Packet) -> tuple[Head, dict[str, bytes]]:
-        common = Common(run=head.run, manifest=head.manifest, sender=self._identity.name, re=head_digest(packet))
+    def _dispatch(self, head: Head, asked: str, blobs: dict[str, bytes]) -> tuple[Head, dict[str, bytes]]:
+        common = Common(run=head.run, manifest=head.manifest, sender=self._identity.name, re=asked)
         self._require_wanted(head)
         match head:
             case Invite():
                 if head.run in self._runs:
                     raise VerificationFailed("this silo was invited to the run before", where=f"run {head.run}")
-                return self._consider(Run(self._home, self._identity, common), head, packet), {}
+                return self._consider(Run(self._home, self._identity, common), head, blobs), {}
             case Step():
-                return self._run(head).step(head, packet.blobs, common)
+                return self._run(head).step(head, blobs, common)
             case RoundRequest():
-                return self._run(head).round(head, packet.blobs, common)
+                return self._run(head).round(head, blobs, common)
             case Finish():
-                return self._run(head).finish(head, packet.blobs, common)
+                return self._run(head).finish(head, blobs, common)
             case Release():
                 released = self._run(head).release(head, common)
                 self._runs[head.run].retire()
                 return released
             case Cosign():
-                cosigned = self._run(head).cosign(packet.blobs, common)
+                cosigned = self._run(head).cosign(blobs, common)
                 if head.last:
                     self._runs.pop(head.run).close()
                 return cosigned
@@ -179,9 +183,9 @@ class SiloAgent:
                 return Done(**common), {}
         raise VerificationFailed(f"a silo does not answer {head.kind!r}")
 
-    def _consider(self, run: Run, head: Invite, packet: Packet) -> Head:
+    def _consider(self, run: Run, head: Invite, blobs: Mapping[str, bytes]) -> Head:
         try:
-            answer = run.consider(head, packet.blobs)
+            answer = run.consider(head, blobs)
         except BaseException:
             run.close()
             raise

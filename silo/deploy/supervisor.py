@@ -25,6 +25,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from silo import allocator
 from silo.aggregator import SERVING
 from silo.canonical import utc_now
 from silo.deploy.edge import make_edge
@@ -114,6 +115,7 @@ class Supervisor:
 
     def serve(self, stop: threading.Event) -> None:
         """Be up until ``stop`` is set."""
+        allocator.give_back_large_blocks()
         with only_one(self.place.path("up.lock")):
             end_leftovers(self.place)
             shutil.rmtree(self.place.path("local/flwr"), ignore_errors=True)  # installed apps are never reused
@@ -336,6 +338,7 @@ def _children(place: Place) -> list[_Child]:
     scripts = Path(sys.executable).parent
     environment = {
         **os.environ,
+        **allocator.ENVIRONMENT,
         "PATH": os.pathsep.join((str(scripts), os.environ.get("PATH", ""))),
         "FLWR_TELEMETRY_ENABLED": "0",
         "FLWR_DISABLE_UPDATE_CHECK": "1",

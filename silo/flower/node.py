@@ -18,12 +18,14 @@ from silo.flower import compat  # first: it silences Flower's telemetry before f
 from flwr.app import Message  # isort: skip
 
 from silo.agent import SiloAgent
+from silo.allocator import give_back_large_blocks
 from silo.canonical import utc_now
 from silo.errors import ConfigError, PeerError, VerificationFailed
 from silo.flower.fleet import Delivery, FleetConnection
 from silo.flower.records import from_records, to_records
 from silo.home import Home
 from silo.home.stops import agent_started, agent_stopped
+from silo.messages import Packet
 from silo.storage import only_one, write_atomically
 
 LOCK, STATUS = "agent.lock", "agent.json"
@@ -53,6 +55,7 @@ class Node:
 
     def serve(self, stop: threading.Event) -> None:
         """Answer messages until ``stop`` is set; the message under way is finished first."""
+        give_back_large_blocks()
         with only_one(self._home.path / LOCK):
             agent_started(self._home)
             agent = SiloAgent(self._home)
@@ -79,17 +82,23 @@ class Node:
     def _answer(self, connection: FleetConnection, agent: SiloAgent, stop: threading.Event) -> None:
         busy_until = 0.0
         while not self._ended(stop):
-            delivery = connection.receive()
-            if delivery is None:
+            if self._answer_one(connection, agent):
+                busy_until = time.monotonic() + BUSY_SECONDS
+            else:
                 stop.wait(BUSY_POLL if time.monotonic() < busy_until else IDLE_POLL)
-                continue
-            started = time.monotonic()
-            self._told("working", f"Flower run {delivery.run_id}")
-            reply = self._reply(connection, agent, delivery)
-            if reply is not None:
-                connection.send(delivery.run_id, reply, time.monotonic() - started)
-            busy_until = time.monotonic() + BUSY_SECONDS
-            self._told("connected", f"{self._address}, node {connection.node_id}")
+
+    def _answer_one(self, connection: FleetConnection, agent: SiloAgent) -> bool:
+        """Answer the next message, if there is one; nothing of it or its answer is held while the one after comes."""
+        delivery = connection.receive()
+        if delivery is None:
+            return False
+        started = time.monotonic()
+        self._told("working", f"Flower run {delivery.run_id}")
+        reply = self._reply(connection, agent, delivery)
+        if reply is not None:
+            connection.send(delivery.run_id, reply, time.monotonic() - started)
+        self._told("connected", f"{self._address}, node {connection.node_id}")
+        return True
 
     def _ended(self, stop: threading.Event) -> bool:
         """Say whether the agent is to end: by a signal, or by `silo stop --agent`."""
@@ -99,10 +108,9 @@ class Node:
     def _reply(connection: FleetConnection, agent: SiloAgent, delivery: Delivery) -> Message | None:
         """Return the agent's answer as a message, or None to what is no packet: there is nobody to answer to."""
         try:
-            packet = from_records(delivery.message.content)
+            answer = to_records(agent.handle(_taken(delivery.message)))
         except (VerificationFailed, ValueError, TypeError):
             return None
-        answer = to_records(agent.handle(packet))
         compat.set_task_identity(delivery.run_id, connection.node_id)
         return Message(answer, reply_to=delivery.message)
 
@@ -130,6 +138,13 @@ class Node:
         except ConfigError as error:  # talk, not evidence: a full disk is told, and the agent goes on
             detail = f"{detail}; {error}"
         self._told(state, detail)
+
+
+def _taken(message: Message) -> Packet:
+    """Return the packet in a message, which holds nothing of it any more."""
+    packet = from_records(message.content)
+    message.content.clear()
+    return packet
 
 
 def _warm_up() -> None:

@@ -32,7 +32,7 @@ def waited(monkeypatch: pytest.MonkeyPatch, *, training: float, public: bool, ki
     )
     agent._runs, agent._lock = {"run-1": SimpleNamespace(public=public)}, agent_module.threading.Lock()
 
-    def answer(head: Head, packet: Packet) -> str:
+    def answer(head: Head, packet: Packet, blobs: dict[str, bytes]) -> str:
         clock.now += training
         if fails:
             raise RuntimeError("record 17")
@@ -44,7 +44,7 @@ def waited(monkeypatch: pytest.MonkeyPatch, *, training: float, public: bool, ki
     monkeypatch.setattr(agent, "_fault", lambda error, head, packet: "fault", raising=False)
     monkeypatch.setattr(time, "monotonic", lambda: clock.now)
     monkeypatch.setattr(time, "sleep", lambda seconds: setattr(clock, "now", clock.now + seconds))
-    assert agent.handle(SimpleNamespace()) == ("fault" if fails else "answer")
+    assert agent.handle(Packet(b"", b"")) == ("fault" if fails else "answer")
     return clock.now
 
 
