@@ -7,6 +7,7 @@ in the same run (`deployment_stock.py`), and so is the run without encryption, l
 
 ``--rows`` names groups; each is kept in ``--cache`` when it is measured, so an interrupted benchmark goes on.
 
+    joining    the README's commands from a fresh clone to a silo that has joined, installing (2 GB) included
     exchange   20 rounds of the heart example, 4 silos; memory of each party's processes, and its slope over the rounds
     stock      5 exchanges of 32 numbers through stock Flower
     overhead   the whole run against the plain one, as real processes and on the local engine, in turn, medians
@@ -23,14 +24,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
-import numpy as np
-
+from benchmarks.deployment_watch import Watch, slope_of, status_of
 from silo.aggregator import SERVING
 from silo.demo.hospitals import REFUSER, Hospital, cast
 from tests.e2e.deployment import Deployment
@@ -39,7 +38,6 @@ ROOT = Path(__file__).parent.parent
 ROUNDS, QUICK_ROUNDS, STOCK_ROUNDS, REPEATS = 20, 5, 5, 3
 SILOS = (4, 8, 16, 32)
 HIDDEN = 1_515_151  # Linear(31, HIDDEN) and Linear(HIDDEN, 1): 33 HIDDEN + 1 parameters
-LEAST_FREE_MIB = 2500
 PATIENCE = 3000.0
 
 Row = dict[str, Any]
@@ -75,6 +73,20 @@ def exchange(rounds: int, custody: str) -> list[Row]:
         rows.append(_row(f"{party}'s processes, largest", max(mib for _, mib in watch.seen[party]), "MiB"))
         rows.append(_row(f"{party}'s memory, slope a round", watch.slope(party, rounds), "MiB"))
     return rows
+
+
+def joining(rounds: int, custody: str) -> list[Row]:
+    """From a clean machine to a silo that has joined."""
+    from benchmarks.deployment_joining import join
+
+    with tempfile.TemporaryDirectory(prefix="silo-bench-") as folder:
+        taken = join(Path(folder))
+    return [
+        _row("commands to a silo that has joined", len(taken), "", 5),
+        _row("the first, which installs; downloads included", taken[0][1], "s"),
+        _row("the others together", sum(seconds for _, seconds in taken[1:]), "s"),
+        _row("all", sum(seconds for _, seconds in taken), "s", 120.0),
+    ]
 
 
 def stock(rounds: int, custody: str) -> list[Row]:
@@ -189,7 +201,7 @@ def silos(rounds: int, custody: str) -> list[Row]:
         ("bytes through the aggregator that one more silo costs", "bytes", "B"),
         ("memory that one more silo costs", "peak_mib", "MiB"),
     ):
-        rows.append(_row(name, _slope([(each["silos"], each[key]) for each in measured]), unit))
+        rows.append(_row(name, slope_of([(each["silos"], each[key]) for each in measured]), unit))
     return rows
 
 
@@ -221,7 +233,7 @@ def many(number: int, custody: str) -> dict[str, float]:
         "seconds": statistics.median(each["seconds"] for each in result["rounds"]),
         "download": statistics.median(_size(packet) for _, packet in sent),
         "bytes": size / 3,
-        "peak_mib": _status("self", "VmHWM"),
+        "peak_mib": status_of("self", "VmHWM"),
     }
 
 
@@ -253,44 +265,6 @@ def large(rounds: int, custody: str) -> list[Row]:
     ]
 
 
-class Watch:
-    """Resident MiB of each silo's processes and of the aggregator's, every half second, with the round under way."""
-
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
-        self._over = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
-        self.rounds = 0
-        self.seen: dict[str, list[tuple[int, float]]] = {"silo": [(0, 0.0)], "aggregator": [(0, 0.0)], "cpu": []}
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._over.set()
-        self._thread.join()
-
-    def slope(self, party: str, rounds: int) -> float | None:
-        """Return MiB (or processor seconds) a round; the first quarter is left out, while caches fill."""
-        late = [(number, mib) for number, mib in self.seen[party] if number >= rounds / 4]
-        return _slope(late) if len({number for number, _ in late}) > 2 else None
-
-    def _look(self) -> None:
-        while not self._over.wait(0.5):
-            pids = {name: process.pid for name, process in list(self._deployment.processes.items())}
-            self.seen["cpu"].append((self.rounds, sum(_tree(pid, _seconds) for pid in pids.values())))
-            found = {name: _tree(pid, _mib) for name, pid in pids.items()}
-            aggregator = found.pop("aggregator", 0.0)
-            self.seen["aggregator"].append((self.rounds, aggregator))
-            self.seen["silo"].append((self.rounds, max(found.values(), default=0.0)))
-            lines = Path("/proc/meminfo").read_text().splitlines()
-            free = next(int(line.split()[1]) for line in lines if line.startswith("MemAvailable:")) / 1024
-            if free < LEAST_FREE_MIB:  # others use this machine
-                for process in list(self._deployment.processes.values()):
-                    process.kill()
-
-
 def run(deployment: Deployment, watch: Watch) -> tuple[float, list[dict[str, Any]]]:
     """Submit a run and wait for its end; return its seconds and the events of its rounds."""
     submission = deployment.sign()
@@ -309,10 +283,6 @@ def run(deployment: Deployment, watch: Watch) -> tuple[float, list[dict[str, Any
     raise SystemExit(f"the run ended otherwise: {state.get('failure')}")
 
 
-def _slope(points: list[tuple[float, float]] | list[tuple[int, float]]) -> float:
-    return float(np.polyfit([float(x) for x, _ in points], [y for _, y in points], 1)[0])
-
-
 def _row(name: str, value: float | None, unit: str, target: float | None = None) -> Row:
     ok = None if target is None or value is None else value <= target
     return {"name": name, "value": None if value is None else round(value, 4), "unit": unit, "target": target, "ok": ok}
@@ -322,34 +292,8 @@ def _size(packet: Any) -> int:
     return len(packet.head) + sum(map(len, packet.blobs.values()))
 
 
-def _tree(pid: int, measured: Callable[[int], float]) -> float:
-    """Return the sum of a figure over a process and its descendants."""
-    try:
-        threads = list(Path(f"/proc/{pid}/task").iterdir())
-        below = [int(each) for thread in threads for each in (thread / "children").read_text().split()]
-        return measured(pid) + sum(_tree(each, measured) for each in below)
-    except OSError:  # it ended
-        return 0.0
-
-
-def _mib(pid: int) -> float:
-    """Return the MiB that a process holds, its share of what it shares with others (PSS)."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-    return next((int(line.split()[1]) for line in lines if line.startswith("Pss:")), 0) / 1024
-
-
-def _seconds(pid: int) -> float:
-    """Return the processor seconds of a process and of its ended children."""
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return sum(map(int, fields[11:15])) / os.sysconf("SC_CLK_TCK")
-
-
-def _status(pid: int | str, name: str) -> float:
-    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(name + ":")) / 1024
-
-
 GROUPS: dict[str, Callable[[int, str], list[Row]]] = {
+    "joining": joining,
     "exchange": exchange,
     "stock": stock,
     "overhead": overhead,

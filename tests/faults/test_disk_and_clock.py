@@ -1,8 +1,7 @@
-"""A disk on which nothing can grow, and a clock ten minutes off."""
+"""A full disk, and a clock ten minutes off."""
 
 from __future__ import annotations
 
-import resource
 from collections.abc import Iterator
 from datetime import timedelta
 
@@ -12,39 +11,50 @@ from flwr.supernode import node_auth_http_interceptor
 from silo.errors import PeerError, VerificationFailed
 from silo.flower.fleet import FleetConnection
 from tests.e2e.deployment import PATIENCE, Deployment
+from tests.faults.disk import SmallDisk
 from tests.faults.soundness import assert_sound
 
 FULL = "va-long-beach"
-SMALL = 6000  # bytes: less than a commit of either database, and room for what the agent says
+MEBIBYTES = 32
 
 
 @pytest.fixture(scope="module")
-def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]:
-    with Deployment(tmp_path_factory.mktemp("disk"), rounds=3, epsilon=0.05) as deployment:
+def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Deployment, SmallDisk]]:
+    """A deployment in which one home has a small disk of its own."""
+    deployment = Deployment(tmp_path_factory.mktemp("disk"), rounds=3, epsilon=0.05)
+    try:
+        disk = SmallDisk(deployment.homes[FULL].path, MEBIBYTES).__enter__()
+    except OSError as error:
+        pytest.skip(f"no disk of our own here: {error}")
+    with deployment:
         deployment.up()
         for name in deployment.names:
             deployment.join(name)
         deployment.wait_for(deployment.names)
-        yield deployment
+        yield deployment, disk
+    disk.__exit__()
+
+
+@pytest.fixture
+def deployment(stage: tuple[Deployment, SmallDisk]) -> Deployment:
+    return stage[0]
 
 
 @pytest.mark.timeout(900)
 @pytest.mark.riskiest
-def test_a_full_disk_at_a_silo(deployment: Deployment, again: int) -> None:
-    """Ledger, log and memory of one silo cannot grow from round 2 on (RLIMIT_FSIZE of its process: EFBIG where a full
-    disk says ENOSPC). It uploads nothing that it could not charge, the others go on, and its people are told. With
-    space again it serves the next run."""
+def test_a_full_disk_at_a_silo(stage: tuple[Deployment, SmallDisk], again: int) -> None:
+    """No byte is free for ledger, log and memory of one silo from round 2 on. It uploads nothing that it could not
+    charge, the others go on, and its people are told. With space again it serves the next run."""
+    deployment, disk = stage
     submission = deployment.sign()
     run = submission.run.body.run
     with deployment.client() as client:
         client.submit(submission)
     deployment.until(lambda: deployment.rounds(submission) >= 1, PATIENCE, "a round ends")
-    agent = deployment.processes[FULL]
-    everything = resource.prlimit(agent.pid, resource.RLIMIT_FSIZE)
-    resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, (SMALL, everything[1]))
+    disk.fill()
     state = deployment.finish(run)
-    assert agent.poll() is None, "the agent ended"
-    resource.prlimit(agent.pid, resource.RLIMIT_FSIZE, everything)
+    assert deployment.processes[FULL].poll() is None, "the agent ended"
+    disk.free()
     result = assert_sound(deployment, submission, state, missing=[FULL])
     assert FULL in result["rounds"][-1]["dropped"]
     (told,) = {each["what"] for each in result["faults"] if each["party"] == FULL}
