@@ -28,6 +28,7 @@ from silo.storage import only_one
 # The next look comes after a quarter of the time waited so far, within these: a look costs the SuperLink 7 ms.
 SOONEST_LOOK, LATEST_LOOK = 0.01, 0.1
 AGAIN_SECONDS = 10.0
+SLOW_LINE = 2 << 20  # bytes a second; of a node that is gone Flower tells sooner
 RETURN_SECONDS = 60.0
 REPLY_SECONDS = 60.0  # between a reply's announcement and the last of its content; then the node is asked again
 
@@ -43,8 +44,11 @@ class _Asked:
     packet: Packet
     messages: list[str] = field(default_factory=list)
     again: float = 0.0
-    wait: float = field(default_factory=lambda: AGAIN_SECONDS)
     missing_since: float | None = None
+
+    def __post_init__(self) -> None:
+        """Give a large packet the time that it takes on a slow line, and its answer the same."""
+        self.wait = AGAIN_SECONDS + 2 * self.packet.size / SLOW_LINE
 
 
 class GridExchange:
@@ -62,8 +66,9 @@ class GridExchange:
         """Send one packet to each node and wait for the answers.
 
         Returns an entry for every node; ``None`` where nothing usable came within ``seconds``, or where the node was
-        gone for a minute. A packet is sent again after 10 seconds, 20, 40 and so on, the same bytes: a silo that was
-        killed after it took the message would never see it otherwise, and one that answered gives the identical answer.
+        gone for a minute. A packet is sent again after 10 seconds (and a second for each MiB of it), twice that and so
+        on, the same bytes: a silo that was killed after it took the message would never see it otherwise, and one that
+        answered gives the identical answer.
         Late and doubled answers are dropped, because nobody asks for them again.
         """
         kind = "train.silo" if training else "query.silo"

@@ -58,7 +58,17 @@ def slow() -> Iterator[SlowGrid]:
 def test_a_look_that_outlasts_the_deadline_ends_the_exchange(slow: SlowGrid, monkeypatch: pytest.MonkeyPatch) -> None:
     """It once asked again with a time to live below zero, which Flower refuses: the run failed."""
     monkeypatch.setattr("silo.flower.server_app.AGAIN_SECONDS", 0.1)
-    answers: dict[str, Any] = GridExchange(slow).exchange({"1": REQUEST, "2": REQUEST}, training=False, seconds=0.5)
+    answers: dict[str, Any] = GridExchange(slow).exchange({"1": REQUEST, "2": REQUEST}, training=False, seconds=0.6)
     assert answers == {"1": REQUEST, "2": None}
     assert len(slow.lifetimes) == 3  # once each, and node 2 again after the first look
     assert min(slow.lifetimes) > 0
+
+
+def test_a_large_packet_is_not_sent_again_while_it_may_still_be_under_way(
+    slow: SlowGrid, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An aggregate of 300 MB was fetched four times in a round: each took longer than the wait for its answer."""
+    monkeypatch.setattr("silo.flower.server_app.AGAIN_SECONDS", 0.1)
+    large = Packet(b"{}", bytes(64), {"aggregate": bytes(2 << 20)})
+    assert GridExchange(slow).exchange({"2": large}, training=False, seconds=0.6) == {"2": None}
+    assert len(slow.lifetimes) == 1
