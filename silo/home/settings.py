@@ -41,7 +41,11 @@ Slugs = Annotated[tuple[Slug, ...], AsTuple]
 
 class Sandbox(Document):
     """``[sandbox]``: what a researcher's code may use. ``memory_mib`` beyond the libraries it shares, ``seconds`` to
-    answer one request (a batch's gradients, say)."""
+    answer one request (a batch's gradients, say).
+
+    Trying a model on made-up records takes some 45 bytes for each parameter (``tests/unit/training/test_check.py``),
+    and training it less: 4096 MiB are enough for 80 million parameters.
+    """
 
     memory_mib: Annotated[int, Field(ge=64, le=1 << 20)] = 4096
     seconds: Annotated[float, Field(gt=0, le=86_400)] = 300.0

@@ -27,6 +27,7 @@ from silo.training.model import build_model, count, flatten
 from silo.training.trainer import to_tensors
 
 _SECONDS = 3600.0  # to hand over an answer; the agent has a shorter limit of its own
+_NO_MEMORY = "can't allocate memory"  # torch's words, in a RuntimeError
 Answer = tuple[dict[str, Any], dict[str, Array]]
 
 
@@ -126,7 +127,11 @@ def _answered(worker: Worker, channel: Channel) -> bool:
 def _told(error: Exception) -> dict[str, str]:
     """Return an error as text; what the agent repeats of it, and when, is the agent's decision."""
     # An error of foreign code is the cause of ours; its type is what helps.
-    kind = type(error.__cause__ or error).__name__
+    foreign = error.__cause__ or error
+    kind = type(foreign).__name__
+    fix = error.fix if isinstance(error, SiloError) else ""
+    if isinstance(foreign, MemoryError) or _NO_MEMORY in str(foreign):
+        fix = "a smaller model, or a larger memory_mib in this silo's [sandbox]: some 50 bytes for each parameter"
     if isinstance(error, SiloError):
-        return {"kind": kind, "what": error.what[:2000], "where": error.where[:500], "fix": error.fix[:500]}
-    return {"kind": kind, "what": f"the experiment failed with {kind}: {error}"[:2000], "where": "", "fix": ""}
+        return {"kind": kind, "what": error.what[:2000], "where": error.where[:500], "fix": fix[:500]}
+    return {"kind": kind, "what": f"the experiment failed with {kind}: {error}"[:2000], "where": "", "fix": fix}

@@ -286,6 +286,13 @@ def test_its_messages_cannot_write_to_a_terminal(records: Records, home: Path) -
     assert str(caught.value).isprintable()
 
 
+@pytest.mark.parametrize("taken", ["bytearray(1 << 38)", "torch.empty(1 << 38)"])
+def test_who_needs_more_memory_is_told_which_limit_it_met(records: Records, home: Path, taken: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        examined(records, home, f"def tensors(records):\n    return {taken}\n" + AGAIN)
+    assert "memory_mib" in caught.value.fix
+
+
 # Honest code ---------------------------------------------------------------------------------------------------------
 
 
