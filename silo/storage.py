@@ -121,7 +121,7 @@ class Database:
             raise ConfigError("no such file", where=str(path), fix="check the path, or run `silo init`")
         with self._explained():
             if not read_only:
-                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))  # SQLite gives its -wal and -shm the same mode
+                _make(path)
             self._frozen = _frozen(path) if read_only else None
             self.connection = sqlite3.connect(
                 _read_only_uri(path, self._frozen) if read_only else path,
@@ -241,6 +241,19 @@ class Database:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+_making = threading.Lock()
+
+
+def _make(path: Path) -> None:
+    """Make an empty file with mode 0600, which SQLite gives its -wal and -shm too; what is there is not even opened.
+
+    To close any descriptor of a file takes this process's locks on it away (POSIX), also those of a connection that is
+    in use: another process would then delete the log that this one goes on writing ("How To Corrupt", section 2.2).
+    """
+    with _making, contextlib.suppress(FileExistsError):  # who finds it made may lock it once the maker closed it
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
 
 
 def _frozen(path: Path) -> tuple[int, ...] | None:

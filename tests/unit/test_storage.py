@@ -3,6 +3,8 @@
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 import threading
 
 import pytest
@@ -150,6 +152,31 @@ class TestDatabases:
         database.close()
         with pytest.raises(sqlite3.ProgrammingError), database.reading():
             pass
+
+    def test_another_process_never_takes_the_log_away_that_this_one_writes(self, tmp_path):
+        """A process loses its locks on a file when it closes any descriptor of it (SQLite, "How To Corrupt", 2.2).
+
+        Opening a second time once did that: the next process to close the file thought it was the last, deleted the
+        write-ahead log under this one's hands, and what was committed from then on was gone.
+        """
+        path = tmp_path / "x.db"
+        with Database(path, 77, TABLES, {}) as first:
+            with first.writing() as db:
+                db.execute("INSERT INTO thing VALUES (1, 'a')")
+            Database(path, 77, TABLES, {}).close()
+            Database(path, 77, TABLES, {}, read_only=True).close()
+            seen_by_another(path, [1])
+            with first.writing() as db:
+                db.execute("INSERT INTO thing VALUES (2, 'b')")
+            seen_by_another(path, [1, 2])
+            Database(path, 77, TABLES, {}).close()  # once it also failed, with a disk I/O error
+
+
+def seen_by_another(path, expected):
+    """Have another process open, read and close the database, and say what it saw."""
+    program = "import sqlite3, sys; print([i for (i,) in sqlite3.connect(sys.argv[1]).execute('SELECT i FROM thing')])"
+    done = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(expected)
 
 
 class TestReadOnly:

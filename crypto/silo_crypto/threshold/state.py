@@ -55,6 +55,17 @@ def _test_key(manifest: bytes, epoch: int) -> bytes:
     return hashlib.sha256(framed(labels.TEST, manifest, b"%d" % epoch)).digest()
 
 
+_making = threading.Lock()
+
+
+def _make(path: Path) -> None:
+    """Make an empty file with mode 0600. What is there is not even opened: to close it would take this process's locks
+    on it away (POSIX), and another process could delete the log that a connection here goes on writing.
+    """
+    with _making, contextlib.suppress(FileExistsError):
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600))
+
+
 class State:
     """The file at ``path``, made with mode 0600 if it is missing. Safe for threads; one process at a time writes."""
 
@@ -62,7 +73,7 @@ class State:
         self._lock = threading.Lock()
         self._path = str(path)
         try:
-            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+            _make(path)
             self._db = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
             for pragma in ("journal_mode=WAL", "synchronous=FULL", "secure_delete=ON", "foreign_keys=ON"):
                 self._db.execute(f"PRAGMA {pragma}")

@@ -1,5 +1,7 @@
 """The file of threshold custody's state: how durable it is, and what happens when it cannot be written."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -17,6 +19,22 @@ def test_commits_reach_the_disk_and_deleted_keys_are_overwritten(tmp_path):
     assert state._db.execute("PRAGMA journal_mode").fetchone()[0] == "wal"
     assert {path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {0o600}
     state.close()
+
+
+def test_opening_it_twice_does_not_let_another_process_delete_what_is_written(tmp_path):
+    """The one-share rule stands and falls with this file; see tests/unit/test_storage.py for what happened."""
+    path = tmp_path / "shares.db"
+    first = State(path)
+    first.deal(bytes(32), 0)
+    State(path).close()
+    look = (
+        "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute('SELECT MAX(epoch) FROM dealings').fetchone())"
+    )
+    for epoch in (0, 1):
+        done = subprocess.run([sys.executable, "-c", look, str(path)], capture_output=True, text=True, check=True)
+        assert done.stdout.strip() == f"({epoch},)"
+        first.deal(bytes(32), epoch + 1)
+    first.close()
 
 
 def test_a_file_that_is_not_a_state_is_refused(tmp_path):
