@@ -7,7 +7,8 @@ the transport's serialisation lives under ``flwr.supercore``. A new Flower versi
 from __future__ import annotations
 
 import os
-from functools import partial
+import time
+from collections.abc import Callable
 
 # Before the first import of flwr: no telemetry, no update check, nothing installed at run time.
 for _name in ("FLWR_DISABLE_UPDATE_CHECK", "FLWR_DISABLE_RUNTIME_DEPENDENCY_INSTALLATION"):
@@ -58,6 +59,7 @@ from flwr.supercore.inflatable.inflatable_protobuf_utils import (  # noqa: E402
 from flwr.supercore.inflatable.inflatable_utils import (  # noqa: E402
     ObjectPullError,
     ObjectPushError,
+    ObjectUnavailableError,
     inflate_object_from_contents,
     pull_objects,
     push_object_contents_from_iterable,
@@ -105,7 +107,7 @@ __all__ = [
     "message_from_proto",
     "message_to_proto",
     "public_key_to_bytes",
-    "pull_objects",
+    "pull_while_it_comes",
     "push_object_contents_from_iterable",
     "remove_content_from_message",
     "set_task_identity",
@@ -113,6 +115,9 @@ __all__ = [
     "to_objects",
     "user_config_to_proto",
 ]
+
+WHOLE_SECONDS = 1800.0  # as long as a silo may be silent in a round
+IDLE_SECONDS = 30.0  # in which 5 MiB, Flower's largest piece, arrive on a line of 1.4 Mbit/s
 
 
 def set_task_identity(run_id: int, node_id: int = 1, task_id: int = 1) -> None:
@@ -154,12 +159,40 @@ def through_the_wire(message: Message) -> tuple[Message, int]:
     return inflate(message_id, contents), size
 
 
-def bound_replies(seconds: float) -> None:
-    """Have this process's grid give up after ``seconds`` on a reply that was announced and whose content never comes.
+def pull_while_it_comes(
+    object_ids: list[str], pull_object_fn: Callable[[str], bytes], *, idle: float = IDLE_SECONDS
+) -> dict[str, bytes]:
+    """Return objects by id, asking every 50 ms to 1 s; raise ``ObjectPullError`` once none came for ``idle`` seconds.
 
-    Flower waits two hours for it, in the call that serves every other node as well: one silo that is killed between
-    announcing and sending would stop a run. It also looks for content once a second at most; here, 20 times.
+    Flower counts from the first request and waits two hours: too long for what was announced by a process that was
+    killed before it sent it, and a bound that is right for that is wrong for a large message on a slow line. Whoever
+    sends a piece now and then only to keep others waiting can do so for ``WHOLE_SECONDS``.
+    """
+    last = time.monotonic()
+
+    def pull(object_id: str) -> bytes:
+        nonlocal last
+        try:
+            content = pull_object_fn(object_id)
+        except ObjectUnavailableError:
+            if time.monotonic() - last > idle:
+                raise ObjectPullError(object_id, f"nothing came for {idle:g} seconds") from None
+            raise
+        last = time.monotonic()
+        return content
+
+    contents: dict[str, bytes] = pull_objects(
+        object_ids, pull, max_time=WHOLE_SECONDS, max_tries_per_object=None, initial_backoff=0.05, backoff_cap=1.0
+    )
+    return contents
+
+
+def bound_replies() -> None:
+    """Have this process's grid fetch replies with :func:`pull_while_it_comes`.
+
+    It waits in the call that serves every other node as well: one silo that is killed between announcing its reply and
+    sending it would stop a run.
     """
     from flwr.superlink.grid import http_grid
 
-    http_grid.pull_objects = partial(pull_objects, max_time=seconds, initial_backoff=0.05, backoff_cap=1.0)
+    http_grid.pull_objects = pull_while_it_comes

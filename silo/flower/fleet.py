@@ -21,7 +21,6 @@ from silo.flower import compat
 APP_ID, APP_NAME = "silo/silo-run", "silo-run"
 HEARTBEAT_SECONDS = 10.0  # the least Flower allows: a silo that died is missed after twice that
 BEAT_EVERY = 4.0
-CONTENT_SECONDS = 120.0  # a message is announced before its content is there: Flower would wait two hours
 MAX_OBJECTS = 20_000
 MAX_MESSAGE_BYTES = 2 << 30
 
@@ -163,9 +162,7 @@ class FleetConnection:
             return content
 
         try:
-            contents = compat.pull_objects(
-                ids, pull_object_fn=bounded, max_time=CONTENT_SECONDS, initial_backoff=0.05, backoff_cap=1.0
-            )
+            contents = compat.pull_while_it_comes(ids, bounded)
             confirm = compat.make_confirm_message_received_fn_protobuf(
                 lambda message: self._call(self._client.ConfirmMessageReceived, message), self._node, run_id
             )

@@ -28,12 +28,12 @@ from silo.storage import only_one
 # The next look comes after a quarter of the time waited so far, within these: a look costs the SuperLink 7 ms.
 SOONEST_LOOK, LATEST_LOOK = 0.01, 0.1
 AGAIN_SECONDS = 10.0
+UNSENT_SECONDS = 1.0
 SLOW_LINE = 2 << 20  # bytes a second; of a node that is gone Flower tells sooner
 RETURN_SECONDS = 60.0
-REPLY_SECONDS = 60.0  # between a reply's announcement and the last of its content; then the node is asked again
 
 app = ServerApp()
-compat.bound_replies(REPLY_SECONDS)
+compat.bound_replies()
 
 
 @dataclass
@@ -84,7 +84,7 @@ class GridExchange:
                 now = time.monotonic()
                 lost = [each for each in waiting if now - (each.missing_since or now) > RETURN_SECONDS]
                 waiting = [each for each in waiting if each not in lost]
-                if now >= end:  # a look can take a minute: Flower waits for content that was announced
+                if now >= end:  # a look can take half a minute: it waits for content that was announced
                     break
                 self._push([each for each in waiting if now >= each.again], kind, now, end)
                 if waiting and not arrived:
@@ -96,11 +96,18 @@ class GridExchange:
             self._grid.create_message(to_records(each.packet), kind, int(each.node), group_id="silo", ttl=end - now)
             for each in asked
         ]
-        if messages:
-            for each, message_id in zip(asked, self._grid.push_messages(messages), strict=True):
-                if message_id:
-                    each.messages.append(message_id)
+        if not messages:
+            return asked
+        try:
+            ids = list(self._grid.push_messages(messages))
+        except compat.ObjectPushError:  # the SuperLink was started again meanwhile: what it has of them stays in pieces
+            ids = [""] * len(messages)
+        for each, message_id in zip(asked, ids, strict=True):
+            if message_id:
+                each.messages.append(message_id)
                 each.again, each.wait = now + each.wait, 2 * each.wait
+            else:
+                each.again = now + UNSENT_SECONDS
         return asked
 
     @staticmethod

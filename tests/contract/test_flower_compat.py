@@ -8,7 +8,6 @@ import time
 import flwr
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
-from flwr.supercore.inflatable import inflatable_utils
 
 from silo.flower import compat, control, fleet
 
@@ -78,21 +77,32 @@ def test_the_bundle_is_small_constant_and_ours() -> None:
     assert fleet.APP_ID.endswith(f"/{fleet.APP_NAME}")
 
 
-def test_a_reply_whose_content_never_comes_is_given_up_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reply_whose_content_never_comes_is_given_up_soon() -> None:
     """Flower's own bound is two hours, spent inside the call that serves every node of a run."""
     from flwr.superlink.grid import http_grid
 
     from silo.flower import server_app
 
-    assert http_grid.HttpGrid.pull_messages.__globals__["pull_objects"] is http_grid.pull_objects
-    assert http_grid.pull_objects.keywords["max_time"] == server_app.REPLY_SECONDS <= 60
-    monkeypatch.setattr(http_grid, "pull_objects", http_grid.pull_objects)
-    compat.bound_replies(0.2)
+    assert http_grid.HttpGrid.pull_messages.__globals__["pull_objects"] is compat.pull_while_it_comes
+    assert server_app.compat.IDLE_SECONDS <= 30
 
     def never(_: str) -> bytes:
-        raise inflatable_utils.ObjectUnavailableError("not yet")
+        raise compat.ObjectUnavailableError("not yet")
 
     started = time.monotonic()
-    with pytest.raises(compat.ObjectPullError):
-        http_grid.pull_objects(["content"], never)
+    with pytest.raises(compat.ObjectPullError, match=r"nothing came for 0\.2 seconds"):
+        compat.pull_while_it_comes(["content"], never, idle=0.2)
     assert time.monotonic() - started < 10
+
+
+def test_content_that_goes_on_coming_is_waited_for() -> None:
+    """A large reply on a slow line takes longer than any bound on the whole of it."""
+    begun, pieces = time.monotonic(), [str(number) for number in range(8)]
+
+    def slowly(piece: str) -> bytes:
+        if time.monotonic() - begun < 0.2 * int(piece):
+            raise compat.ObjectUnavailableError(piece)
+        return piece.encode()
+
+    assert compat.pull_while_it_comes(pieces, slowly, idle=0.9) == {piece: piece.encode() for piece in pieces}
+    assert time.monotonic() - begun > 1.3

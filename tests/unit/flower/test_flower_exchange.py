@@ -72,3 +72,32 @@ def test_a_large_packet_is_not_sent_again_while_it_may_still_be_under_way(
     large = Packet(b"{}", bytes(64), {"aggregate": bytes(2 << 20)})
     assert GridExchange(slow).exchange({"2": large}, training=False, seconds=0.6) == {"2": None}
     assert len(slow.lifetimes) == 1
+
+
+class RestartedGrid(LocalGrid):
+    """A grid whose SuperLink is killed while it takes the first push."""
+
+    broken = 1
+
+    def push_messages(self, messages: Iterable[Message]) -> list[str]:
+        if self.broken:
+            self.broken -= 1
+            raise compat.ObjectPushError("object", 1, "session")
+        return super().push_messages(messages)
+
+
+def test_what_a_superlink_that_was_killed_did_not_take_is_sent_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It once ended the run: Flower says so by an error of its own, not by one of the network."""
+    monkeypatch.setattr("silo.flower.server_app.UNSENT_SECONDS", 0.1)
+    compat.set_task_identity(1)
+    app = ClientApp()
+
+    @app.query("silo")  # type: ignore[untyped-decorator]
+    def answer(message: Message, context: Context) -> Message:
+        return Message(to_records(from_records(message.content)), reply_to=message)
+
+    grid = RestartedGrid(app, {1: {}})
+    try:
+        assert GridExchange(grid).exchange({"1": REQUEST}, training=False, seconds=5.0) == {"1": REQUEST}
+    finally:
+        grid.close()
