@@ -11,7 +11,6 @@ Source: PROTOCOL section 4.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -82,8 +81,6 @@ class Run(Releases):
         if outcome.permitted and self._examined is not None:
             examined = self._examined
             self._prepared = self._guarded(lambda: prepare(submission, self._dataset, examined))
-            self._model = examined.initial
-            self._examined = replace(examined, initial=examined.initial[:0])  # the model moves on: kept once
             self.permitted = True
             self._log_start()
         else:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
@@ -92,8 +92,11 @@ class RunState:
         self._log.append("run-started", {"run": self.id, "digest": self._manifest, "confinement": confinement})
 
     def _examine(self) -> Examined:
+        """Try the experiment; its initial weights are the model from here on, and are kept nowhere else."""
         confined = self._child.enter_context(confine(self._home))
-        return self._guarded(lambda: examine(self._submission, self._dataset, self._home.path, confined))
+        examined = self._guarded(lambda: examine(self._submission, self._dataset, self._home.path, confined))
+        self._model = examined.initial
+        return replace(examined, initial=np.empty(0, dtype=np.float32))  # not a view, which would keep them all
 
     def _guarded(self, act: Callable[[], T]) -> T:
         """Do what touches records; an error of it is told to this silo's own people and to nobody else.
