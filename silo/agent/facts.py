@@ -52,6 +52,7 @@ def reserve(ledger: Ledger, dataset: DataSet, plan: AnyPlan, *, run: str, code: 
 
 def gather(
     home: Home,
+    ledger: Ledger,
     submission: Submission,
     dataset: DataSet,
     measured: Measured | None,
@@ -64,9 +65,8 @@ def gather(
     consortium, run = home.consortium().body, submission.run.body
     approvers = home.approvers(run.code_digest)
     member = next((each for each in consortium.members if each.name == home.name), None)
-    with home.ledger() as ledger:
-        budget = ledger.spent(dataset.population)
-        held = _held_by(ledger, dataset.population, run.run)
+    budget = ledger.spent(dataset.population)
+    held = _held_by(ledger, dataset.population, run.run)
     confinement = means()
     facts = run.facts(
         consortium,

@@ -6,8 +6,8 @@ and keys are forgotten whichever way a run ends, but for one that another proces
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -116,16 +116,27 @@ class RunState:
 
     def _weigh(self, moment: Moment, round_number: int, release: ReleaseFacts | None) -> tuple[Facts, Outcome]:
         """Ask the policies; nothing is recorded yet."""
-        facts = gather(
-            self._home,
-            self._submission,
-            self._dataset,
-            self._examined.measured if self._examined else None,
-            round_number=round_number,
-            release=release,
-        )
+        with self._books() as ledger:
+            facts = gather(
+                self._home,
+                ledger,
+                self._submission,
+                self._dataset,
+                self._examined.measured if self._examined else None,
+                round_number=round_number,
+                release=release,
+            )
         gate, waivers = gate_of(self._home)
         return facts, gate.evaluate(moment, facts, now=datetime.now(UTC), waivers=waivers)
+
+    @contextmanager
+    def _books(self) -> Iterator[Ledger]:
+        """Give the run's ledger; before the run has one, and after it gave it back, one that is opened for a look."""
+        if self._reservation is not None:
+            yield self._ledger
+        else:
+            with self._home.ledger() as ledger:
+                yield ledger
 
     def _record(self, moment: Moment, facts: Facts, outcome: Outcome) -> tuple[Outcome, Any]:
         """Sign what the policies said and keep it, in the log and in the run's folder."""

@@ -152,7 +152,8 @@ def ask(home: Home, asked: Asked) -> tuple[Facts, Outcome]:
     if ready:
         with confine(home) as confined:
             measured = examine(submission, dataset, home.path, confined).measured
-    facts = gather(home, submission, dataset, measured, round_number=0, release=None)
+    with home.ledger() as ledger:
+        facts = gather(home, ledger, submission, dataset, measured, round_number=0, release=None)
     gate, waivers = gate_of(home)
     outcome = gate.evaluate("accept", facts, now=moment, waivers=waivers)
     return facts.at(moment), outcome

@@ -9,6 +9,7 @@ Sources: RFC 8785 for the bytes; fewer than 65,536 of them, the limit of C2SP tl
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -112,6 +113,15 @@ def decode(index: int, data: bytes) -> Entry:
     if not isinstance(value, dict) or value.keys() != {"body", "kind", "time"}:
         raise ValueError("not an entry")
     _check(value["kind"], value["time"], value["body"])
+    return _entry(index, data, value)
+
+
+def encoded(index: int, data: bytes) -> Entry:
+    """Return the entry in ``data``, which :func:`encode` made just now."""
+    return _entry(index, data, json.loads(data))
+
+
+def _entry(index: int, data: bytes, value: Mapping[str, Any]) -> Entry:
     return Entry(index, Kind(value["kind"]), value["time"], value["body"], data, leaf_hash(data))
 
 

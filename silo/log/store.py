@@ -18,7 +18,7 @@ from typing import Any, Self
 from silo.canonical import utc_now
 from silo.errors import ConfigError, VerificationFailed
 from silo.log import tree
-from silo.log.entry import Entry, decode, encode
+from silo.log.entry import Entry, decode, encode, encoded
 from silo.log.note import Checkpoint, NoteSigner, sign_checkpoint
 from silo.log.verification import Fault, faults
 from silo.storage import Database
@@ -80,14 +80,14 @@ class Log:
     def extend(self, entries: Iterable[tuple[str, Mapping[str, Any]]]) -> list[Entry]:
         """Append several entries as one: after a crash either all are there or none is."""
         now = utc_now()
-        encoded = [encode(kind, now, body) for kind, body in entries]
+        contents = [encode(kind, now, body) for kind, body in entries]
         with self._database.writing() as connection:
             first = _size(connection)
-            for index, data in enumerate(encoded, first):
+            for index, data in enumerate(contents, first):
                 connection.execute("INSERT INTO entry VALUES (?, ?)", (index, data))
                 nodes = list(tree.completed(index, tree.leaf_hash(data), _stored(connection)))
                 connection.executemany("INSERT INTO hash VALUES (?, ?, ?)", nodes)
-        return [decode(index, data) for index, data in enumerate(encoded, first)]
+        return [encoded(index, data) for index, data in enumerate(contents, first)]
 
     def entry(self, index: int) -> Entry:
         """Return entry number ``index``, from 0; raise :class:`ConfigError` if there is none."""
