@@ -29,8 +29,8 @@ from silo.messages import Packet
 from silo.storage import only_one, write_atomically
 
 LOCK, STATUS = "agent.lock", "agent.json"
-BUSY_POLL, IDLE_POLL = 0.1, 1.0
-BUSY_SECONDS = 120.0  # after a message the next one is likely: look often for so long
+# The next look comes after a twentieth of the time since the last message, within these: one costs the aggregator 7 ms.
+SOONEST_LOOK, LATEST_LOOK = 0.1, 1.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
 
 Told = Callable[[str, str], None]
@@ -80,12 +80,12 @@ class Node:
                 wait = min(2 * wait, LONGEST_WAIT)
 
     def _answer(self, connection: FleetConnection, agent: SiloAgent, stop: threading.Event) -> None:
-        busy_until = 0.0
+        last = 0.0
         while not self._ended(stop):
             if self._answer_one(connection, agent):
-                busy_until = time.monotonic() + BUSY_SECONDS
+                last = time.monotonic()
             else:
-                stop.wait(BUSY_POLL if time.monotonic() < busy_until else IDLE_POLL)
+                stop.wait(min(max((time.monotonic() - last) / 20, SOONEST_LOOK), LATEST_LOOK))
 
     def _answer_one(self, connection: FleetConnection, agent: SiloAgent) -> bool:
         """Answer the next message, if there is one; nothing of it or its answer is held while the one after comes."""
