@@ -46,7 +46,7 @@ unit: setup  ## unit, vector, property, contract and CLI tests
 e2e: setup  ## whole runs on real components
 	@$(PYTEST) tests/e2e tests/faults $(ARGS)
 
-test-faults: setup  ## kill, cut off and starve every part of a deployment (ARGS="--shard 1/4 --repeat 5")
+test-faults: setup  ## kill, cut off and starve every part of a deployment (ARGS="--shard 1/4", "-m riskiest --repeat 5")
 	@SILO_FAULTS=all $(BIN)/pytest tests/faults tests/e2e/test_resume.py $(ARGS)
 
 fuzz: setup  ## fuzz the parsers, guided by coverage (ARGS="--seconds 3600")

@@ -1,4 +1,7 @@
-"""``make test-faults``: ``--shard I/N`` plays the I-th of N parts of the faults, ``--repeat K`` each fault K times."""
+"""``make test-faults``: ``--shard I/N`` plays the I-th of N parts of the faults, ``--repeat K`` each fault K times.
+
+``ARGS="-m riskiest --repeat 5"`` plays the six riskiest five times.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave out what is of another shard; without SILO_FAULTS=all, all but the riskiest."""
+    """Leave out what is of another shard; without SILO_FAULTS=all, all but those of every day."""
     part, parts = map(int, config.getoption("--shard", "1/1").split("/"))
     faults = [item for item in items if "tests/faults/" in item.nodeid]
     everything = os.environ.get("SILO_FAULTS") == "all"
     for number, item in enumerate(faults):
         if number % parts != part - 1:
             item.add_marker(pytest.mark.skip(reason="of another shard"))
-        elif not everything and item.get_closest_marker("riskiest") is None:
+        elif not everything and item.get_closest_marker("everyday") is None:
             item.add_marker(pytest.mark.skip(reason="make test-faults plays it"))

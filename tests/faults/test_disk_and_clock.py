@@ -42,6 +42,7 @@ def deployment(stage: tuple[Deployment, SmallDisk]) -> Deployment:
 
 @pytest.mark.timeout(900)
 @pytest.mark.riskiest
+@pytest.mark.everyday
 def test_a_full_disk_at_a_silo(stage: tuple[Deployment, SmallDisk], again: int) -> None:
     """No byte is free for ledger, log and memory of one silo from round 2 on. It uploads nothing that it could not
     charge, the others go on, and its people are told. With space again it serves the next run."""

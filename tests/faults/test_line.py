@@ -45,6 +45,7 @@ def submit(deployment: Deployment) -> Submission:
 
 
 @pytest.mark.timeout(900)
+@pytest.mark.riskiest
 def test_cut_off_for_half_a_minute(deployment: Deployment, line: Line, again: int) -> None:
     """The others wait for it, it connects again by itself, and the run ends with every silo in every round."""
     submission = submit(deployment)
