@@ -55,7 +55,7 @@ def exchange(rounds: int, custody: str) -> list[Row]:
             deployment.join(name)
         deployment.wait_for(deployment.names)
         up = time.monotonic() - started
-        with Watch(deployment) as watch:
+        with Watch(deployment, 3.0) as watch:
             whole, done = run(deployment, watch)
     seconds = [event["seconds"] for event in done]
     rows = [
@@ -254,7 +254,7 @@ def large(rounds: int, custody: str) -> list[Row]:
             for name in deployment.names[:3]:
                 deployment.join(name)
             deployment.wait_for(deployment.names[:3])
-            with Watch(deployment) as watch:
+            with Watch(deployment, 0.5) as watch:
                 whole, done = run(deployment, watch)
     size = 33 * HIDDEN + 1
     return [

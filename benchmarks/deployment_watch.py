@@ -16,10 +16,13 @@ LEAST_FREE_MIB = 2500
 
 
 class Watch:
-    """Resident MiB of each silo's processes and of the aggregator's, every half second, with the round under way."""
+    """Resident MiB of each silo's processes and of the aggregator's, ``every`` seconds, with the round under way.
 
-    def __init__(self, deployment: Deployment) -> None:
-        self._deployment = deployment
+    A look at four silos takes a tenth of a second of a processor, which the rounds then lack.
+    """
+
+    def __init__(self, deployment: Deployment, every: float) -> None:
+        self._deployment, self._every = deployment, every
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
         self.rounds = 0
@@ -39,7 +42,7 @@ class Watch:
         return slope_of(late) if len({number for number, _ in late}) > 2 else None
 
     def _look(self) -> None:
-        while not self._over.wait(0.5):
+        while not self._over.wait(self._every):
             pids = {name: process.pid for name, process in list(self._deployment.processes.items())}
             self.seen["cpu"].append((self.rounds, sum(_tree(pid, _seconds) for pid in pids.values())))
             found = {name: _tree(pid, _mib) for name, pid in pids.items()}

@@ -29,8 +29,9 @@ from silo.messages import Packet
 from silo.storage import only_one, write_atomically
 
 LOCK, STATUS = "agent.lock", "agent.json"
-# The next look comes after a twentieth of the time since the last message, within these: one costs the aggregator 7 ms.
-SOONEST_LOOK, LATEST_LOOK = 0.1, 1.0
+# A look costs the aggregator 7 ms, and most of a short round's are in vain: the first after an answer comes when the
+# message before it came, nearly; the next after a twentieth of the time waited so far; each within these.
+SOONEST_LOOK, LATEST_LOOK = 0.05, 1.0
 FIRST_WAIT, LONGEST_WAIT = 0.5, 15.0
 
 Told = Callable[[str, str], None]
@@ -80,12 +81,13 @@ class Node:
                 wait = min(2 * wait, LONGEST_WAIT)
 
     def _answer(self, connection: FleetConnection, agent: SiloAgent, stop: threading.Event) -> None:
-        last = 0.0
+        answered = waited = 0.0  # when the last message was, and how long it had been waited for
         while not self._ended(stop):
+            now = time.monotonic()
             if self._answer_one(connection, agent):
-                last = time.monotonic()
+                waited, answered = now - answered if answered else 0.0, time.monotonic()
             else:
-                stop.wait(min(max((time.monotonic() - last) / 20, SOONEST_LOOK), LATEST_LOOK))
+                stop.wait(_next_look(time.monotonic() - answered, waited))
 
     def _answer_one(self, connection: FleetConnection, agent: SiloAgent) -> bool:
         """Answer the next message, if there is one; nothing of it or its answer is held while the one after comes."""
@@ -145,6 +147,12 @@ def _taken(message: Message) -> Packet:
     packet = from_records(message.content)
     message.content.clear()
     return packet
+
+
+def _next_look(since: float, waited: float) -> float:
+    """Return in how many seconds to look again, ``since`` seconds after an answer; the last wait was ``waited``."""
+    first = min(0.8 * waited, LATEST_LOOK) - since
+    return max(first, min(max(since / 20, SOONEST_LOOK), LATEST_LOOK))
 
 
 def _warm_up() -> None:

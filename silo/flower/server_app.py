@@ -26,7 +26,7 @@ from silo.messages import Packet
 from silo.storage import only_one
 
 # The next look comes after a quarter of the time waited so far, within these: a look costs the SuperLink 7 ms.
-SOONEST_LOOK, LATEST_LOOK = 0.01, 0.1
+SOONEST_LOOK, LATEST_LOOK = 0.01, 0.2
 AGAIN_SECONDS = 10.0
 UNSENT_SECONDS = 1.0
 SLOW_LINE = 2 << 20  # bytes a second; of a node that is gone Flower tells sooner
