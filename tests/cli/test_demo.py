@@ -170,8 +170,13 @@ def test_an_earlier_demo_is_replaced(silo: Command, tmp_path: Path, monkeypatch:
 
 
 def test_an_interrupted_demo_leaves_nothing(tmp_path: Path) -> None:
+    # Whoever started the tests in the background may have had them ignore what is sent here.
+    heeding = ["env", "--default-signal=INT"]
     with subprocess.Popen(
-        [COMMAND, "demo", "--out", tmp_path / "new" / "demo"], stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        [*heeding, COMMAND, "demo", "--out", tmp_path / "new" / "demo"],
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
     ) as running:
         assert running.stderr is not None
         while "keys" not in running.stderr.readline():
